@@ -1,0 +1,1 @@
+//! Live context: sources, pages, subscriptions and dispatch of what changed.

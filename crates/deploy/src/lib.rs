@@ -1,0 +1,1 @@
+//! From agent.yaml to running replicas: manifests, backends, health, restarts, logs.

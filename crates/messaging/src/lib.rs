@@ -1,0 +1,1 @@
+//! Identity, signed messages, transports, hooks and durable delivery between agents.

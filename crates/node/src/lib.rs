@@ -1,0 +1,1 @@
+//! A Volary node: every domain wired together, and the facade that Rust users import.

@@ -1,0 +1,1 @@
+//! HTTP for operators and agents: health, readiness, metrics, events, control and the link API.

@@ -1,0 +1,1 @@
+//! Development only: the command-line environment of the tests, fault plans and the tidy test.
