@@ -1,0 +1,356 @@
+//! Identifiers: W3C trace and span ids, time-ordered unique ids, and validated names.
+//!
+//! Every id is a newtype with one text form, used in logs, JSON and URLs alike.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use thiserror::Error;
+
+/// Longest [`Name`], in bytes. 63 is the limit of a DNS label (RFC 1123), which Docker and Kubernetes share.
+pub const NAME_MAX: usize = 63;
+
+/// Why a text is not the id it was taken for.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IdError {
+    /// A trace id is not 32 lowercase hex digits, or is all zero.
+    #[error("trace id must be 32 lowercase hex digits and not all zero, found `{0}`")]
+    Trace(String),
+    /// A span id is not 16 lowercase hex digits, or is all zero.
+    #[error("span id must be 16 lowercase hex digits and not all zero, found `{0}`")]
+    Span(String),
+    /// A unique id is not a UUID.
+    #[error("id must be a UUID, found `{0}`")]
+    Uid(String),
+    /// A name breaks the rules of [`Name`].
+    #[error(
+        "name must be 1 to {NAME_MAX} of a-z, 0-9, '-', '_' and '.', beginning and ending with a letter or digit, found `{0}`"
+    )]
+    Name(String),
+}
+
+fn clip(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    loop {
+        getrandom::fill(&mut bytes)
+            .expect("the operating system's random source is always there on Linux");
+        if bytes.iter().any(|byte| *byte != 0) {
+            return bytes;
+        }
+    }
+}
+
+fn parse_hex(text: &str, digits: usize) -> Option<u128> {
+    let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if text.len() != digits || !text.bytes().all(lower_hex) {
+        return None;
+    }
+    u128::from_str_radix(text, 16)
+        .ok()
+        .filter(|value| *value != 0)
+}
+
+macro_rules! text_serde {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+    };
+}
+
+// --- TraceId ---------------------------------------------------------------------------------
+
+/// One request through the whole system: a W3C trace id (Trace Context, §3.2.2.3), never zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TraceId(u128);
+
+impl TraceId {
+    /// A new random trace id.
+    pub fn generate() -> Self {
+        Self(u128::from_be_bytes(random()))
+    }
+
+    /// The id as big-endian bytes.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// The id from big-endian bytes; `None` for all zero.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        match u128::from_be_bytes(bytes) {
+            0 => None,
+            value => Some(Self(value)),
+        }
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for TraceId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text, 32)
+            .map(Self)
+            .ok_or_else(|| IdError::Trace(clip(text)))
+    }
+}
+
+text_serde!(TraceId);
+
+// --- SpanId ----------------------------------------------------------------------------------
+
+/// One step of a trace: a W3C parent id, never zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpanId(u64);
+
+impl SpanId {
+    /// A new random span id.
+    pub fn generate() -> Self {
+        Self(u64::from_be_bytes(random()))
+    }
+
+    /// The id as big-endian bytes.
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// The id from big-endian bytes; `None` for all zero.
+    pub const fn from_bytes(bytes: [u8; 8]) -> Option<Self> {
+        match u64::from_be_bytes(bytes) {
+            0 => None,
+            value => Some(Self(value)),
+        }
+    }
+}
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for SpanId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        parse_hex(text, 16)
+            .and_then(|value| u64::try_from(value).ok())
+            .map(Self)
+            .ok_or_else(|| IdError::Span(clip(text)))
+    }
+}
+
+text_serde!(SpanId);
+
+// --- Uid -------------------------------------------------------------------------------------
+
+/// A unique id that sorts by the time it was made (UUIDv7, RFC 9562): good as a storage key.
+///
+/// Ids made by one process are strictly increasing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Uid(uuid::Uuid);
+
+impl Uid {
+    /// A new id, greater than every earlier one of this process.
+    pub fn generate() -> Self {
+        Self(uuid::Uuid::now_v7())
+    }
+
+    /// The id as bytes, in sort order.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The id from its bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for Uid {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        uuid::Uuid::try_parse(text)
+            .map(Self)
+            .map_err(|_| IdError::Uid(clip(text)))
+    }
+}
+
+text_serde!(Uid);
+
+// --- Name ------------------------------------------------------------------------------------
+
+/// A name that a person gave: an agent, a source, a fleet. Cheap to clone.
+///
+/// 1 to [`NAME_MAX`] of `a-z`, `0-9`, `-`, `_`, `.`, beginning and ending with a letter or digit, so that it can be a
+/// host name, a file name and a label value without quoting.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// Checks and takes `text`.
+    ///
+    /// # Errors
+    /// [`IdError::Name`] with the text that was found.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
+        let text = text.as_ref();
+        let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let inner = |byte: u8| alphanumeric(byte) || matches!(byte, b'-' | b'_' | b'.');
+        let bytes = text.as_bytes();
+        let edges = bytes.first().copied().is_some_and(alphanumeric)
+            && bytes.last().copied().is_some_and(alphanumeric);
+        if !edges || bytes.len() > NAME_MAX || !bytes.iter().copied().all(inner) {
+            return Err(IdError::Name(clip(text)));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for Name {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::new(text)
+    }
+}
+
+text_serde!(Name);
+
+// --- Tenant ----------------------------------------------------------------------------------
+
+/// Whose work this is. Every record, message and metric that can differ by customer carries one.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tenant(Name);
+
+impl Tenant {
+    /// A tenant of this name.
+    pub const fn new(name: Name) -> Self {
+        Self(name)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// The tenant `default`, for fleets that name none.
+impl Default for Tenant {
+    fn default() -> Self {
+        Self(Name("default".into()))
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Tenant {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Name::new(text).map(Self)
+    }
+}
+
+text_serde!(Tenant);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_and_span_ids_keep_their_text_and_refuse_zero_and_upper_case() {
+        let trace = TraceId::generate();
+        assert_eq!(trace.to_string().parse(), Ok(trace));
+        assert!("0".repeat(32).parse::<TraceId>().is_err());
+        assert!("A".repeat(32).parse::<TraceId>().is_err());
+        let span = SpanId::generate();
+        assert_eq!(span.to_string().parse(), Ok(span));
+        assert!("0".repeat(16).parse::<SpanId>().is_err());
+    }
+
+    #[test]
+    fn unique_ids_increase_within_one_process() {
+        let ids: Vec<_> = (0..10_000).map(|_| Uid::generate()).collect();
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn names_refuse_what_a_host_name_or_file_name_cannot_hold() {
+        for good in ["a", "first-fleet", "v1.2_x", &"a".repeat(63)] {
+            assert!(Name::new(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a b",
+            "a/b",
+            "..",
+            "é",
+            &"a".repeat(64),
+        ] {
+            assert!(Name::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_travel_through_json_as_text() {
+        let name = Name::new("indexer").unwrap();
+        let json = serde_json::to_string(&name).unwrap();
+        assert_eq!(json, "\"indexer\"");
+        assert_eq!(serde_json::from_str::<Name>(&json).unwrap(), name);
+        assert!(serde_json::from_str::<Tenant>("\"No\"").is_err());
+    }
+}
