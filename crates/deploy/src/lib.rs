@@ -1,1 +1,3 @@
 //! From agent.yaml to running replicas: manifests, backends, health, restarts, logs.
+
+pub mod spec;

@@ -1,0 +1,3 @@
+//! Manifests: `agent.yaml` and `fleet.yaml`, from text to a checked, resolved [`model::FleetSpec`].
+
+pub mod model;
