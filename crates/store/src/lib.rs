@@ -1,1 +1,30 @@
 //! The Store seam: keyed records, leases, queues and the hash-chained journal, in memory and on SQLite.
+//!
+//! ```text
+//!   queue, lease ──▶ Batch ──commit──▶ Store ──▶ records + journal rows, one transaction
+//!                                        │
+//!                      watch / tail ◀────┘──▶ signed head beside the database (SQLite)
+//! ```
+//!
+//! Everything durable in Volary goes through [`Store::commit`]: domain functions add to a [`Batch`], one task commits
+//! it. See [`Store`] for the contract.
+
+#![allow(dead_code, reason = "the seam lands before what uses it")]
+
+mod batch;
+mod entry;
+mod error;
+mod key;
+mod memory;
+mod store;
+mod tail;
+mod watch;
+
+pub use batch::{BATCH_BYTES_MAX, Batch, Committed, Expect, VALUE_MAX};
+pub use entry::{Cause, Entry, EntryRef, Filter, JournalPage, JournalRow, KIND_MAX, Seq};
+pub use error::{Found, FullWhat, StoreError};
+pub use key::{KEY_MAX, Key, Record};
+pub use memory::{MemoryConfig, MemoryStore};
+pub use store::{PAGE_MAX, SharedStore, Store};
+pub use tail::Tail;
+pub use watch::{Change, ChangeKind, WATCH_CAPACITY, Watch, WatchEvent};
