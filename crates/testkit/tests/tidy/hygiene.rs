@@ -1,0 +1,36 @@
+//! Nothing half-built and nothing switched off: no `#[ignore]`, no `todo!`, no `#[allow]` (an `#[expect]` says why).
+
+use crate::facts::Kind;
+use crate::tree::{Finding, Tree};
+
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in &tree.rust {
+        for fact in &file.facts.all {
+            let message = match &fact.kind {
+                Kind::Attribute(name) if name == "ignore" => {
+                    "a test that does not run proves nothing"
+                }
+                Kind::Attribute(name) if name == "allow" => {
+                    "use #[expect(…, reason = …)], which ends with its cause"
+                }
+                Kind::Macro(name) if matches!(name.as_str(), "todo" | "unimplemented") => {
+                    "nothing half-built is committed"
+                }
+                _ => continue,
+            };
+            findings.push(Finding::new(&file.path, fact.line, message));
+        }
+    }
+    findings
+}
+
+#[test]
+fn what_is_half_built_or_switched_off_is_found() {
+    let text = "//! A.\n#[allow(dead_code)]\nfn f() { todo!() }\n#[cfg(test)]\nmod tests {\n#[test]\n#[ignore]\nfn g() { unimplemented!(\"later\") }\n}";
+    let lines: Vec<usize> = check(&Tree::fixture(&[("crates/a/src/lib.rs", text)]))
+        .iter()
+        .map(|f| f.line)
+        .collect();
+    assert_eq!(lines, [2, 3, 7, 8]);
+}

@@ -1,0 +1,100 @@
+//! Pure modules take what they need as arguments: they import no runtime, file system, socket, clock or adapter.
+
+use crate::tree::{Finding, Tree};
+
+/// The modules that decide and do not act, as files.
+const PURE: &[&str] = &["crates/kernel/src/retry.rs"];
+
+/// What a pure module may not name, and everything below it.
+const BANNED: &[&str] = &[
+    "axum",
+    "hyper",
+    "landlock",
+    "libc",
+    "notify",
+    "rusqlite",
+    "rustix",
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "tokio",
+    "tokio_util",
+];
+
+/// Names that read a clock or draw randomness, wherever they come from.
+const READS: &[&str] = &[
+    "SystemClock",
+    "Instant",
+    "SystemTime",
+    "random_unit",
+    "getrandom",
+];
+
+/// Methods that read a clock.
+const READING_METHODS: &[&str] = &["wall", "mono"];
+
+pub fn check(tree: &Tree) -> Vec<Finding> {
+    check_files(tree, PURE)
+}
+
+fn check_files(tree: &Tree, pure: &[&str]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for path in pure {
+        let Some(file) = tree.rust.iter().find(|file| file.path == *path) else {
+            findings.push(Finding::new(
+                path,
+                1,
+                "is listed as pure and does not exist",
+            ));
+            continue;
+        };
+        for (fact, named) in file.facts.paths().filter(|(fact, _)| !fact.in_test) {
+            let below = |banned: &str| named == banned || named.starts_with(&format!("{banned}::"));
+            let reads = |word: &str| named.split("::").any(|part| part == word);
+            if BANNED.iter().any(|banned| below(banned)) || READS.iter().any(|word| reads(word)) {
+                findings.push(Finding::new(
+                    path,
+                    fact.line,
+                    format!("a pure module names `{named}`"),
+                ));
+            }
+        }
+        for fact in file.facts.all.iter().filter(|fact| !fact.in_test) {
+            if let crate::facts::Kind::Method(name, _) = &fact.kind
+                && READING_METHODS.contains(&name.as_str())
+            {
+                findings.push(Finding::new(
+                    path,
+                    fact.line,
+                    format!("a pure module reads a clock by `.{name}()`"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn a_pure_module_that_acts_is_found() {
+    let text = "//! A.\nuse std::time::Duration;\nuse std::{fs, io};\nuse volary_kernel::clock::SystemClock;\n\
+                fn f() { tokio::spawn(g()); clock.wall(); }\n#[cfg(test)]\nmod tests { use std::fs; }";
+    let tree = Tree::fixture(&[("crates/a/src/lib.rs", text)]);
+    let lines: Vec<usize> = check_files(&tree, &["crates/a/src/lib.rs"])
+        .iter()
+        .map(|f| f.line)
+        .collect();
+    assert_eq!(lines, [3, 4, 5, 5]);
+}
+
+#[test]
+fn a_listed_file_that_is_gone_is_found() {
+    assert_eq!(
+        check_files(&Tree::fixture(&[]), &["crates/a/src/gone.rs"]).len(),
+        1
+    );
+}
