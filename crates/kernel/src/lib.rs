@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`id`] | trace, span and time-ordered unique ids; validated names |
 //! | [`clock`] | time as a parameter: wall clock, monotonic clock, pausable sleep |
+//! | [`random`] | randomness from the operating system |
 //! | [`retry`] | back-off arithmetic |
 //! | [`queue`] | bounded queues (count and bytes) that name what happens when full |
 //! | [`task`] | supervised tasks: kind, cancel, restart, drain with a deadline |
@@ -11,7 +12,7 @@
 //! | [`metric`] | the metric facade with its naming rules and bounded labels |
 //! | [`secret`] | values that must not be shown, and the redactor that finds them |
 //! | [`sign`] | Ed25519 keys |
-//! | [`file`] | atomic and private files |
+//! | [`mod@file`] | atomic and private files |
 //! | [`text`] | durations and byte counts as people write them |
 
 pub mod clock;
@@ -19,6 +20,7 @@ pub mod file;
 pub mod id;
 pub mod metric;
 pub mod queue;
+pub mod random;
 pub mod ready;
 pub mod retry;
 pub mod secret;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::random::random_unit;
+
 /// Exponential back-off with jitter: attempt `n` waits `base * factor^(n-1)`, at most `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Backoff {
@@ -40,14 +42,6 @@ impl Backoff {
         let share = self.jitter.clamp(0.0, 1.0) * random.clamp(0.0, 1.0);
         Duration::try_from_secs_f64(capped * (1.0 - share)).unwrap_or(self.max)
     }
-}
-
-/// A random number in `0.0..1.0` from the operating system.
-pub fn random_unit() -> f64 {
-    let mut bytes = [0; 4];
-    getrandom::fill(&mut bytes)
-        .expect("the operating system's random source is always there on Linux");
-    f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]

@@ -10,8 +10,10 @@ use syn::visit::{self, Visit};
 /// Something that the syntax of a file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A path, used or imported, such as `tokio::time::sleep`.
+    /// A path in use, such as `tokio::time::sleep`.
     Path(String),
+    /// A path that is imported or exported again.
+    Import(String),
     /// A method call and its first argument where that is a string.
     Method(String, Option<String>),
     /// A macro call, its path as written.
@@ -47,10 +49,10 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The paths named outside or inside of tests.
+    /// The paths that are used or imported.
     pub fn paths(&self) -> impl Iterator<Item = (&Fact, &str)> {
         self.all.iter().filter_map(|fact| match &fact.kind {
-            Kind::Path(path) => Some((fact, path.as_str())),
+            Kind::Path(path) | Kind::Import(path) => Some((fact, path.as_str())),
             _ => None,
         })
     }
@@ -119,12 +121,12 @@ impl Reader {
         match tree {
             syn::UseTree::Path(path) => self.import(&join(path.ident.to_string()), &path.tree),
             syn::UseTree::Name(name) => {
-                self.push(name.span(), Kind::Path(join(name.ident.to_string())))
+                self.push(name.span(), Kind::Import(join(name.ident.to_string())))
             }
             syn::UseTree::Rename(name) => {
-                self.push(name.span(), Kind::Path(join(name.ident.to_string())))
+                self.push(name.span(), Kind::Import(join(name.ident.to_string())))
             }
-            syn::UseTree::Glob(glob) => self.push(glob.span(), Kind::Path(join("*".to_owned()))),
+            syn::UseTree::Glob(glob) => self.push(glob.span(), Kind::Import(join("*".to_owned()))),
             syn::UseTree::Group(group) => group
                 .items
                 .iter()
@@ -334,12 +336,12 @@ fn macros_and_imports_hide_nothing() {
         .expect("it parses");
     let kinds: Vec<&Kind> = facts.all.iter().map(|fact| &fact.kind).collect();
     assert!(facts.has_module_doc);
-    for path in ["std::fs", "std::time::Instant", "tokio::time::sleep"] {
-        assert!(
-            kinds.contains(&&Kind::Path(path.to_owned())),
-            "{path} in {kinds:?}"
-        );
+    for imported in ["std::fs", "std::time::Instant"] {
+        let wanted = Kind::Import(imported.to_owned());
+        assert!(kinds.contains(&&wanted), "{imported} in {kinds:?}");
     }
+    let wanted = Kind::Path("tokio::time::sleep".to_owned());
+    assert!(kinds.contains(&&wanted), "{kinds:?}");
     assert!(
         kinds.contains(&&Kind::Method("counter".to_owned(), Some("n".to_owned()))),
         "{kinds:?}"
