@@ -1,1 +1,50 @@
 //! HTTP for operators and agents: health, readiness, metrics, events, control and the link API.
+//!
+//! ```text
+//!   operators ──TCP, operator token──▶ ┌ ops thread ────────────┐        ┌ main runtime ─────┐
+//!                                      │ /health /ready /metrics │        │ sections' handlers │
+//!   agents ────socket, link tokens───▶ │ bounds, tokens, bodies ─┼─queue─▶│ events, inspect    │
+//!                                      └────────────▲────────────┘        └─────────┬─────────┘
+//!                                                   └───── answers, streams ◀───────┘
+//! ```
+//!
+//! One thread of its own accepts connections, checks who asks and answers `/health`, `/ready` and `/metrics` right
+//! there, so that they tell the truth while everything else is stuck. Everything else is handed to the main runtime
+//! through a bounded queue. The server knows [`Section`]s, not domains: the node brings them.
+//!
+//! [`api`] holds the documents that travel, for the server's sections and for [`client`] alike.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the documents and the seam land first"
+)]
+
+pub mod api;
+pub mod code;
+
+mod auth;
+mod error;
+mod extract;
+mod health;
+mod host;
+mod metrics;
+mod negotiate;
+mod openapi;
+mod principal;
+mod process;
+mod section;
+mod server;
+
+pub use self::{
+    auth::{TableFull, TokenTable},
+    code::Code,
+    error::{ApiError, ErrorBody, ErrorDetail, OpsError},
+    extract::{Json, Query},
+    principal::{LinkPeer, Operator, Principal},
+    section::{Route, Section, Surface},
+    server::{
+        DEFAULT_DRAIN, Exposure, Limits, MetricsAccess, OpsConfig, SOCKET_PATH_MAX, SocketConfig,
+        TcpConfig,
+    },
+};
