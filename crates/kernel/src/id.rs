@@ -7,6 +7,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
+use crate::random::random_bytes;
+
 /// Longest [`Name`], in bytes. 63 is the limit of a DNS label (RFC 1123), which Docker and Kubernetes share.
 pub const NAME_MAX: usize = 63;
 
@@ -34,10 +36,8 @@ fn clip(text: &str) -> String {
 }
 
 fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
     loop {
-        getrandom::fill(&mut bytes)
-            .expect("the operating system's random source is always there on Linux");
+        let bytes = random_bytes();
         if bytes.iter().any(|byte| *byte != 0) {
             return bytes;
         }
