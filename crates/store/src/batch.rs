@@ -173,6 +173,17 @@ impl Batch {
         self.hooks.push(Box::new(hook));
     }
 
+    /// Runs `end` once: with the commit's result, under the rules of [`Batch::on_commit`], or with `None` when the batch
+    /// is dropped, refused or fails.
+    pub(crate) fn on_end(&mut self, end: impl FnOnce(Option<&Committed>) + Send + 'static) {
+        let mut guard = OnEnd(Some(end));
+        self.hooks.push(Box::new(move |committed| {
+            if let Some(end) = guard.0.take() {
+                end(Some(committed));
+            }
+        }));
+    }
+
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty() && self.entries.is_empty() && self.hooks.is_empty()
@@ -213,6 +224,16 @@ impl Batch {
             }
         }
         limit("batch", self.weight(), BATCH_BYTES_MAX)
+    }
+}
+
+struct OnEnd<F: FnOnce(Option<&Committed>)>(Option<F>);
+
+impl<F: FnOnce(Option<&Committed>)> Drop for OnEnd<F> {
+    fn drop(&mut self) {
+        if let Some(end) = self.0.take() {
+            end(None);
+        }
     }
 }
 

@@ -12,10 +12,14 @@
 #![allow(dead_code, reason = "the seam lands before what uses it")]
 
 mod batch;
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 mod entry;
 mod error;
 mod key;
+mod lease;
 mod memory;
+pub mod queue;
 mod store;
 mod tail;
 mod watch;
@@ -24,7 +28,9 @@ pub use batch::{BATCH_BYTES_MAX, Batch, Committed, Expect, VALUE_MAX};
 pub use entry::{Cause, Entry, EntryRef, Filter, JournalPage, JournalRow, KIND_MAX, Seq};
 pub use error::{Found, FullWhat, StoreError};
 pub use key::{KEY_MAX, Key, Record};
+pub use lease::{Lease, LeaseError};
 pub use memory::{MemoryConfig, MemoryStore};
+pub use queue::{Claim, ItemId, NewItem, Outcome, Queue, QueueConfig, QueueError, Queues};
 pub use store::{PAGE_MAX, SharedStore, Store};
 pub use tail::Tail;
 pub use watch::{Change, ChangeKind, WATCH_CAPACITY, Watch, WatchEvent};

@@ -1,0 +1,117 @@
+//! What every [`Store`] must do, as checks that each implementation runs on itself (feature `test-util`).
+//!
+//! ```text
+//! conformance::records(&fixture).await;
+//! ```
+//! Each check panics with what it found. They share one store: every check keeps to keys of its own.
+
+mod journal;
+mod lease;
+mod queue;
+mod records;
+mod watch;
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use volary_kernel::{ManualClock, id::Tenant};
+
+use crate::{
+    batch::{Batch, Committed, Expect},
+    entry::Entry,
+    error::StoreError,
+    key::{Key, Record},
+    store::{SharedStore, Store},
+};
+
+/// A store to check, and the clock it lives by.
+pub struct Fixture {
+    /// The store.
+    pub store: SharedStore,
+    /// Its clock.
+    pub clock: ManualClock,
+}
+
+/// Longest wait for anything in a check.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+type Check = for<'a> fn(&'a Fixture) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+macro_rules! checks {
+    ($($path:path),+ $(,)?) => {
+        [$((stringify!($path), (|fixture| Box::pin($path(fixture))) as Check)),+]
+    };
+}
+
+/// Runs every check, in order. `name` is printed nowhere; a failing check panics with its own words.
+pub async fn all(fixture: &Fixture) {
+    let checks = checks![
+        records::put_get_and_delete,
+        records::of_two_writers_one_wins,
+        records::a_conflict_leaves_no_part_of_its_batch,
+        records::a_conflict_disturbs_no_other_batch,
+        records::checks_guard_without_writing,
+        records::the_later_of_two_puts_stays,
+        records::time_to_live_ends_at_once,
+        records::scan_pages_in_key_order,
+        records::scan_under_writes_sees_each_lasting_record_once,
+        records::large_values_come_back_whole,
+        records::what_is_too_large_or_malformed_is_refused,
+        records::hooks_run_once_in_commit_order,
+        journal::entries_are_contiguous_and_complete,
+        journal::causes_may_be_of_the_same_batch,
+        journal::filters_choose,
+        journal::a_tail_misses_nothing,
+        watch::changes_arrive_in_order,
+        watch::a_slow_watcher_is_told_that_it_lagged,
+        lease::one_holder_at_a_time,
+        lease::a_lapsed_lease_is_lost,
+        lease::a_fence_refuses_work_under_an_old_lease,
+        queue::an_item_is_handed_out_once_and_acknowledged,
+        queue::ack_and_send_are_one_commit,
+        queue::an_uncommitted_enqueue_leaves_no_trace,
+        queue::a_lapsed_claim_is_handed_out_again_and_its_ack_refused,
+        queue::a_renewed_claim_does_not_lapse,
+        queue::a_failed_attempt_waits_and_the_last_is_parked,
+        queue::a_lapsed_last_attempt_is_parked,
+        queue::coalescing_keeps_the_newest_payload_and_the_first_place,
+        queue::tenants_take_turns_and_priority_goes_first_within_one,
+        queue::bounds_refuse_and_give_back,
+        queue::deadlines_and_delays_hold,
+        queue::parked_items_are_listed_retried_and_dropped,
+        queue::after_a_restart_claims_are_free_and_attempts_remembered,
+        queue::a_dropped_claim_future_strands_nothing,
+        queue::outcomes_reach_those_who_wait,
+    ];
+    for (_, check) in checks {
+        check(fixture).await;
+    }
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).expect("the keys of these checks are good")
+}
+
+fn entry(kind: &'static str, body: &str) -> Entry {
+    Entry::new(kind, Tenant::default(), body.to_owned())
+}
+
+async fn put(
+    store: &dyn Store,
+    at: &str,
+    value: &str,
+    expect: Expect,
+) -> Result<Committed, StoreError> {
+    let mut tx = Batch::new();
+    tx.put(key(at), value.to_owned(), expect);
+    store.commit(tx).await
+}
+
+async fn get(store: &dyn Store, at: &str) -> Option<Record> {
+    store.get(&key(at)).await.expect("reading works")
+}
+
+async fn text(store: &dyn Store, at: &str) -> Option<String> {
+    get(store, at)
+        .await
+        .map(|record| String::from_utf8_lossy(&record.value).into_owned())
+}

@@ -1,0 +1,655 @@
+//! Queues.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt, future::join_all};
+use volary_kernel::{Clock, clock, retry::Backoff};
+
+use super::{DEADLINE, Fixture, Tenant, key, text};
+use crate::{
+    batch::{Batch, Expect},
+    entry::Filter,
+    error::StoreError,
+    queue::{
+        Claim, Enqueued, ItemId, Nacked, NewItem, Outcome, Queue, QueueConfig, QueueError,
+        QueueFull, Queues,
+    },
+};
+
+const NOW: Duration = Duration::ZERO;
+const VISIBILITY: Duration = Duration::from_secs(30);
+
+fn config(name: &str) -> QueueConfig {
+    let backoff = Backoff {
+        base: Duration::from_secs(4),
+        factor: 2.0,
+        max: Duration::from_secs(60),
+        jitter: 0.0,
+    };
+    QueueConfig {
+        max_attempts: 3,
+        visibility: VISIBILITY,
+        backoff,
+        ..QueueConfig::new(name)
+    }
+}
+
+async fn open(fixture: &Fixture, name: &str) -> (Queues, Queue) {
+    let queues = Queues::open(fixture.store.clone())
+        .await
+        .expect("queues open");
+    let queue = queues.queue(config(name)).expect("a good configuration");
+    (queues, queue)
+}
+
+fn item(payload: &str) -> NewItem {
+    NewItem::new(Tenant::default(), payload.to_owned())
+}
+
+async fn send(fixture: &Fixture, queue: &Queue, item: NewItem) -> Enqueued {
+    let mut tx = Batch::new();
+    let enqueued = queue.enqueue(&mut tx, item).expect("room");
+    fixture.store.commit(tx).await.expect("a commit");
+    enqueued
+}
+
+async fn claim(queue: &Queue, max: usize) -> Vec<Claim> {
+    queue.claim("worker", max, NOW).await.expect("a claim")
+}
+
+async fn claim_one(queue: &Queue, payload: &str) -> Claim {
+    let mut claims = claim(queue, 1).await;
+    let claim = claims.pop().unwrap_or_else(|| panic!("`{payload}` waits"));
+    assert_eq!(claim.payload, payload.to_owned());
+    claim
+}
+
+async fn ack(fixture: &Fixture, queue: &Queue, claim: &Claim) {
+    let mut tx = Batch::new();
+    queue.ack(&mut tx, claim).expect("the claim holds");
+    fixture.store.commit(tx).await.expect("an ack");
+}
+
+async fn nack(fixture: &Fixture, queue: &Queue, claim: &Claim, reason: &str) -> Nacked {
+    let mut tx = Batch::new();
+    let nacked = queue
+        .nack(&mut tx, claim, None, reason)
+        .expect("the claim holds");
+    fixture.store.commit(tx).await.expect("a nack");
+    nacked
+}
+
+async fn leftovers(fixture: &Fixture, id: ItemId) -> usize {
+    let mut left = 0;
+    for space in ["item", "state", "parked"] {
+        left += usize::from(
+            text(fixture.store.as_ref(), &format!("queue.{space}/{id}"))
+                .await
+                .is_some(),
+        );
+    }
+    left
+}
+
+pub(super) async fn an_item_is_handed_out_once_and_acknowledged(fixture: &Fixture) {
+    let (_, queue) = open(fixture, "once").await;
+    let ids = [
+        send(fixture, &queue, item("a")).await.id,
+        send(fixture, &queue, item("b")).await.id,
+    ];
+    let first = claim_one(&queue, "a").await;
+    assert_eq!(
+        (first.id, first.attempt, first.coalesce.is_none()),
+        (ids[0], 1, true)
+    );
+    let second = claim_one(&queue, "b").await;
+    assert!(second.epoch > first.epoch, "epochs grow");
+    assert!(claim(&queue, 9).await.is_empty(), "each is handed out once");
+    ack(fixture, &queue, &second).await;
+    ack(fixture, &queue, &first).await;
+    assert!(queue.is_empty());
+    assert_eq!(queue.stats().bytes, 0);
+    assert_eq!(
+        leftovers(fixture, ids[0]).await + leftovers(fixture, ids[1]).await,
+        0
+    );
+    let mut tx = Batch::new();
+    assert!(
+        matches!(queue.ack(&mut tx, &first), Err(QueueError::Lapsed(_))),
+        "not twice"
+    );
+}
+
+pub(super) async fn ack_and_send_are_one_commit(fixture: &Fixture) {
+    let (queues, queue) = open(fixture, "in").await;
+    let outbox = queues.queue(config("out")).expect("a good configuration");
+    send(fixture, &queue, item("work")).await;
+    let claimed = claim_one(&queue, "work").await;
+    let mut tx = Batch::new();
+    queue.ack(&mut tx, &claimed).expect("the claim holds");
+    outbox.enqueue(&mut tx, item("result")).expect("room");
+    tx.put(key("unrelated"), "x", Expect::Version(u64::MAX));
+    assert!(matches!(
+        fixture.store.commit(tx).await,
+        Err(StoreError::Conflict { .. })
+    ));
+    assert!(
+        outbox.is_empty() && queue.stats().claimed == 1,
+        "neither happened"
+    );
+    let mut tx = Batch::new();
+    queue.ack(&mut tx, &claimed).expect("the claim still holds");
+    outbox.enqueue(&mut tx, item("result")).expect("room");
+    fixture.store.commit(tx).await.expect("a commit");
+    assert!(queue.is_empty(), "both happened");
+    let result = claim_one(&outbox, "result").await;
+    ack(fixture, &outbox, &result).await;
+}
+
+pub(super) async fn an_uncommitted_enqueue_leaves_no_trace(fixture: &Fixture) {
+    let (queues, queue) = open(fixture, "dropped").await;
+    let mut tx = Batch::new();
+    let id = queue.enqueue(&mut tx, item("x")).expect("room").id;
+    assert_eq!(
+        (queue.stats().pending, claim(&queue, 1).await.len()),
+        (1, 0),
+        "it does not wait yet"
+    );
+    drop(tx);
+    assert_eq!((queue.len(), queue.stats().bytes), (0, 0));
+    assert!(matches!(queues.outcome(id).await, Ok(Outcome::Dropped(_))));
+}
+
+pub(super) async fn a_lapsed_claim_is_handed_out_again_and_its_ack_refused(fixture: &Fixture) {
+    let (_, queue) = open(fixture, "lapse").await;
+    send(fixture, &queue, item("x")).await;
+    let first = claim_one(&queue, "x").await;
+    let mut late = Batch::new();
+    queue.ack(&mut late, &first).expect("the claim holds yet");
+    fixture.clock.advance(VISIBILITY);
+    let mut tx = Batch::new();
+    assert!(matches!(
+        queue.ack(&mut tx, &first),
+        Err(QueueError::Lapsed(_))
+    ));
+    assert!(matches!(queue.renew(&first), Err(QueueError::Lapsed(_))));
+    let second = claim_one(&queue, "x").await;
+    assert_eq!((second.id, second.attempt), (first.id, 2));
+    let late = fixture.store.commit(late).await;
+    assert!(
+        matches!(late, Err(StoreError::Conflict { .. })),
+        "an ack begun in time loses to the new claim: {late:?}"
+    );
+    ack(fixture, &queue, &second).await;
+}
+
+pub(super) async fn a_renewed_claim_does_not_lapse(fixture: &Fixture) {
+    let (_, queue) = open(fixture, "renew").await;
+    send(fixture, &queue, item("x")).await;
+    let claimed = claim_one(&queue, "x").await;
+    for _ in 0..5 {
+        fixture.clock.advance(VISIBILITY * 3 / 4);
+        queue.renew(&claimed).expect("the claim holds");
+        assert!(claim(&queue, 1).await.is_empty());
+    }
+    ack(fixture, &queue, &claimed).await;
+}
+
+pub(super) async fn a_failed_attempt_waits_and_the_last_is_parked(fixture: &Fixture) {
+    let (queues, queue) = open(fixture, "fail").await;
+    let id = send(fixture, &queue, item("x")).await.id;
+    for (attempt, wait) in [(1, 4), (2, 8)] {
+        let claimed = claim_one(&queue, "x").await;
+        assert_eq!(claimed.attempt, attempt);
+        let wait = Duration::from_secs(wait);
+        assert_eq!(
+            nack(fixture, &queue, &claimed, &format!("failure {attempt}")).await,
+            Nacked::Retry(wait)
+        );
+        fixture.clock.advance(wait - Duration::from_millis(1));
+        assert!(claim(&queue, 1).await.is_empty(), "not before its time");
+        fixture.clock.advance(Duration::from_millis(1));
+    }
+    let claimed = claim_one(&queue, "x").await;
+    assert_eq!(claimed.last_reason.as_deref(), Some("failure 2"));
+    assert_eq!(
+        nack(fixture, &queue, &claimed, "failure 3").await,
+        Nacked::Parked
+    );
+    assert_eq!((queue.len(), queue.stats().parked), (0, 1));
+    let parked = queues.parked_item(id).await.expect("it is parked");
+    assert_eq!(
+        (
+            parked.attempts,
+            parked.reason.as_str(),
+            parked.payload.as_ref()
+        ),
+        (3, "failure 3", b"x".as_ref())
+    );
+    queues.drop_parked(id, "test").await.expect("it is parked");
+}
+
+pub(super) async fn a_lapsed_last_attempt_is_parked(fixture: &Fixture) {
+    let (queues, queue) = open(fixture, "spent").await;
+    let id = send(fixture, &queue, item("x")).await.id;
+    for _ in 0..3 {
+        claim_one(&queue, "x").await;
+        fixture.clock.advance(VISIBILITY);
+    }
+    let (swept, outcome) = futures_util::join!(queues.sweep(), queues.outcome(id));
+    swept.expect("a sweep");
+    assert!(matches!(outcome, Ok(Outcome::Parked(_))), "{outcome:?}");
+    assert!(claim(&queue, 1).await.is_empty());
+    assert_eq!(
+        queues.parked_item(id).await.expect("it is parked").attempts,
+        3
+    );
+    let page = fixture
+        .store
+        .read(crate::Seq(0), &Filter::kind("queue.parked"), 100)
+        .await
+        .expect("a read");
+    let told = page
+        .rows
+        .iter()
+        .filter(|row| String::from_utf8_lossy(&row.body).contains(&id.to_string()))
+        .count();
+    assert_eq!(told, 1, "the journal tells of it, once");
+    queues.drop_parked(id, "test").await.expect("it is parked");
+}
+
+pub(super) async fn coalescing_keeps_the_newest_payload_and_the_first_place(fixture: &Fixture) {
+    let (_, queue) = open(fixture, "coalesce").await;
+    let keyed = |payload: &str| NewItem {
+        coalesce: Some("page".into()),
+        ..item(payload)
+    };
+    let first = send(fixture, &queue, keyed("1")).await;
+    send(fixture, &queue, item("other")).await;
+    let second = send(fixture, &queue, keyed("2 is longer")).await;
+    assert_eq!(
+        (second.id, second.coalesced, queue.len()),
+        (first.id, true, 2)
+    );
+    assert_eq!(queue.stats().bytes, 16);
+    let mut tx = Batch::new();
+    queue.enqueue(&mut tx, keyed("3")).expect("room");
+    assert_eq!(
+        claim_one(&queue, "other").await.id,
+        claim_held(&queue),
+        "what is being replaced is not handed out"
+    );
+    drop(tx);
+    let claimed = claim_one(&queue, "2 is longer").await;
+    let mut tx = Batch::new();
+    let third = queue.enqueue(&mut tx, keyed("4")).expect("room");
+    let fourth = queue.enqueue(&mut tx, keyed("5")).expect("room");
+    assert!(
+        !third.coalesced && third.id == fourth.id && fourth.coalesced,
+        "what is claimed is not replaced"
+    );
+    fixture.store.commit(tx).await.expect("a commit");
+    nack(fixture, &queue, &claimed, "again").await;
+    let claimed = claim_one(&queue, "5").await;
+    nack(fixture, &queue, &claimed, "again").await;
+    let again = send(fixture, &queue, keyed("6")).await;
+    assert_eq!(again.id, third.id);
+    let claimed = claim_one(&queue, "6").await;
+    assert_eq!(
+        (claimed.attempt, claimed.last_reason.clone()),
+        (1, None),
+        "a new payload begins anew"
+    );
+    let tenant: Tenant = "other".parse().expect("a good name");
+    ack(fixture, &queue, &claimed).await;
+    send(fixture, &queue, keyed("mine")).await;
+    let theirs = NewItem {
+        coalesce: Some("page".into()),
+        ..NewItem::new(tenant, "theirs")
+    };
+    assert!(
+        !send(fixture, &queue, theirs).await.coalesced,
+        "tenants do not replace each other's items"
+    );
+}
+
+/// The id of the only claimed item.
+fn claim_held(queue: &Queue) -> ItemId {
+    queue.claimed_ids()[0]
+}
+
+pub(super) async fn tenants_take_turns_and_priority_goes_first_within_one(fixture: &Fixture) {
+    let (_, queue) = open(fixture, "turns").await;
+    let of = |tenant: &str, payload: &str, priority| NewItem {
+        priority,
+        ..NewItem::new(tenant.parse().expect("a good name"), payload.to_owned())
+    };
+    for index in 0..6 {
+        send(fixture, &queue, of("loud", &format!("loud{index}"), 0)).await;
+    }
+    send(fixture, &queue, of("quiet", "quiet-low", -1)).await;
+    send(fixture, &queue, of("quiet", "quiet-high", 5)).await;
+    let claims = claim(&queue, 6).await;
+    let order: Vec<_> = claims
+        .iter()
+        .map(|claim| String::from_utf8_lossy(&claim.payload).into_owned())
+        .collect();
+    assert_eq!(
+        order,
+        [
+            "loud0",
+            "quiet-high",
+            "loud1",
+            "quiet-low",
+            "loud2",
+            "loud3"
+        ]
+    );
+}
+
+pub(super) async fn bounds_refuse_and_give_back(fixture: &Fixture) {
+    let queues = Queues::open(fixture.store.clone())
+        .await
+        .expect("queues open");
+    let narrow = QueueConfig {
+        max_items: 3,
+        max_bytes: 10,
+        max_parked: 1,
+        ..config("narrow")
+    };
+    let queue = queues.queue(narrow).expect("a good configuration");
+    let full = |end: Result<Enqueued, QueueError>| match end {
+        Err(QueueError::Full { what, limit, .. }) => (what, limit),
+        other => panic!("a typed refusal, not {other:?}"),
+    };
+    let mut tx = Batch::new();
+    queue.enqueue(&mut tx, item("123456")).expect("room");
+    assert_eq!(
+        full(queue.enqueue(&mut tx, item("12345"))),
+        (QueueFull::Bytes, 10)
+    );
+    queue.enqueue(&mut tx, item("1")).expect("room");
+    queue.enqueue(&mut tx, item("1")).expect("room");
+    assert_eq!(
+        full(queue.enqueue(&mut tx, item("1"))),
+        (QueueFull::Items, 3)
+    );
+    drop(tx);
+    send(fixture, &queue, item("1234567890")).await;
+    let claimed = claim_one(&queue, "1234567890").await;
+    let mut tx = Batch::new();
+    queue
+        .park(&mut tx, &claimed, "why")
+        .expect("the claim holds");
+    fixture.store.commit(tx).await.expect("a commit");
+    let mut tx = Batch::new();
+    assert_eq!(
+        full(queue.enqueue(&mut tx, item("1"))),
+        (QueueFull::Parked, 1)
+    );
+    queues
+        .drop_parked(claimed.id, "test")
+        .await
+        .expect("it is parked");
+    queue.enqueue(&mut tx, item("1")).expect("room again");
+}
+
+pub(super) async fn deadlines_and_delays_hold(fixture: &Fixture) {
+    let (queues, queue) = open(fixture, "times").await;
+    let now = fixture.clock.wall();
+    let at = |seconds| Some(now + Duration::from_secs(seconds));
+    let hurried = send(
+        fixture,
+        &queue,
+        NewItem {
+            deadline: at(10),
+            ..item("hurried")
+        },
+    )
+    .await
+    .id;
+    send(
+        fixture,
+        &queue,
+        NewItem {
+            not_before: at(20),
+            deadline: at(90),
+            ..item("late")
+        },
+    )
+    .await;
+    let working = send(
+        fixture,
+        &queue,
+        NewItem {
+            deadline: at(10),
+            priority: 1,
+            ..item("working")
+        },
+    )
+    .await
+    .id;
+    let claimed = claim_one(&queue, "working").await;
+    fixture.clock.advance(Duration::from_secs(10));
+    let (claims, outcome) = futures_util::join!(claim(&queue, 9), queues.outcome(hurried));
+    assert!(
+        claims.is_empty(),
+        "one is over, one is early, one is being worked on"
+    );
+    assert_eq!(outcome.expect("it ended"), Outcome::DeadlineExceeded);
+    assert_eq!(leftovers(fixture, hurried).await, 0);
+    nack(fixture, &queue, &claimed, "too slow").await;
+    queues.sweep().await.expect("a sweep");
+    assert_eq!(
+        queues.outcome(working).await.expect("it ended"),
+        Outcome::DeadlineExceeded
+    );
+    fixture.clock.advance(Duration::from_secs(10));
+    let late = claim_one(&queue, "late").await;
+    ack(fixture, &queue, &late).await;
+}
+
+pub(super) async fn parked_items_are_listed_retried_and_dropped(fixture: &Fixture) {
+    let (queues, queue) = open(fixture, "parked").await;
+    let mut ids = Vec::new();
+    for payload in ["a", "b", "c"] {
+        ids.push(send(fixture, &queue, item(payload)).await.id);
+        let claimed = claim_one(&queue, payload).await;
+        let mut tx = Batch::new();
+        queue
+            .park(&mut tx, &claimed, &format!("because {payload}"))
+            .expect("the claim holds");
+        fixture.store.commit(tx).await.expect("a commit");
+    }
+    let page = queues.parked(None, 2).await.expect("a list");
+    assert_eq!(
+        page.iter().map(|item| item.id).collect::<Vec<_>>(),
+        ids[..2]
+    );
+    let rest = queues.parked(Some(ids[1]), 2).await.expect("a list");
+    assert_eq!(
+        rest.iter()
+            .map(|item| (item.id, item.reason.as_str()))
+            .collect::<Vec<_>>(),
+        [(ids[2], "because c")]
+    );
+    assert_eq!(
+        queues.outcome(ids[0]).await.expect("it is parked"),
+        Outcome::Parked("because a".into())
+    );
+    queues.retry_parked(ids[0]).await.expect("it is parked");
+    assert!(
+        matches!(
+            queues.retry_parked(ids[0]).await,
+            Err(QueueError::UnknownItem(_))
+        ),
+        "not twice"
+    );
+    let again = claim_one(&queue, "a").await;
+    assert_eq!((again.id, again.attempt), (ids[0], 1));
+    ack(fixture, &queue, &again).await;
+    assert_eq!(
+        queues.outcome(ids[0]).await.expect("it ended"),
+        Outcome::Done
+    );
+    queues
+        .drop_parked(ids[1], "no use")
+        .await
+        .expect("it is parked");
+    assert_eq!(
+        queues.outcome(ids[1]).await.expect("it ended"),
+        Outcome::Dropped("no use".into())
+    );
+    // A queue that is not open keeps what is retried until it is.
+    let later = Queues::open(fixture.store.clone())
+        .await
+        .expect("queues open");
+    assert_eq!(later.parked_count(), 1);
+    later.retry_parked(ids[2]).await.expect("it is parked");
+    assert!(
+        later
+            .unopened()
+            .iter()
+            .any(|(name, count)| (name.as_ref(), *count) == ("parked", 1))
+    );
+    let queue = later.queue(config("parked")).expect("a good configuration");
+    let again = claim_one(&queue, "c").await;
+    ack(fixture, &queue, &again).await;
+}
+
+pub(super) async fn after_a_restart_claims_are_free_and_attempts_remembered(fixture: &Fixture) {
+    let (_, queue) = open(fixture, "restart").await;
+    send(
+        fixture,
+        &queue,
+        NewItem {
+            priority: 2,
+            ..item("claimed")
+        },
+    )
+    .await;
+    send(
+        fixture,
+        &queue,
+        NewItem {
+            priority: 1,
+            ..item("delayed")
+        },
+    )
+    .await;
+    send(fixture, &queue, item("waiting")).await;
+    let lost = claim_one(&queue, "claimed").await;
+    let delayed = claim_one(&queue, "delayed").await;
+    nack(fixture, &queue, &delayed, "later").await;
+    drop(queue);
+    let (_, queue) = open(fixture, "restart").await;
+    let again = claim_one(&queue, "claimed").await;
+    assert_eq!(
+        (again.id, again.attempt),
+        (lost.id, 2),
+        "free at once, attempt remembered"
+    );
+    let waiting = claim_one(&queue, "waiting").await;
+    assert!(claim(&queue, 1).await.is_empty(), "the delay is remembered");
+    fixture.clock.advance(Duration::from_secs(4));
+    let delayed = claim_one(&queue, "delayed").await;
+    assert_eq!(
+        (delayed.attempt, delayed.last_reason.as_deref()),
+        (2, Some("later"))
+    );
+    let mut tx = Batch::new();
+    assert!(
+        queue.ack(&mut tx, &lost).is_err(),
+        "a claim of an earlier life is over"
+    );
+    for claimed in [again, waiting, delayed] {
+        ack(fixture, &queue, &claimed).await;
+    }
+    assert!(
+        Queues::open(fixture.store.clone())
+            .await
+            .expect("queues open")
+            .unopened()
+            .iter()
+            .all(|(name, _)| name.as_ref() != "restart")
+    );
+}
+
+pub(super) async fn a_dropped_claim_future_strands_nothing(fixture: &Fixture) {
+    let queues = Queues::open(fixture.store.clone())
+        .await
+        .expect("queues open");
+    let patient = QueueConfig {
+        max_attempts: 1000,
+        ..config("cancel")
+    };
+    let queue = queues.queue(patient).expect("a good configuration");
+    for index in 0..20 {
+        send(fixture, &queue, item(&index.to_string())).await;
+    }
+    for polls in 1..20 {
+        let mut claiming = Box::pin(queue.claim("fickle", 3, Duration::from_secs(1)));
+        for _ in 0..polls {
+            if let Some(claims) = claiming.as_mut().now_or_never() {
+                for claimed in claims.expect("a claim") {
+                    let mut tx = Batch::new();
+                    queue.release(&mut tx, &claimed).expect("the claim holds");
+                    fixture.store.commit(tx).await.expect("a release");
+                }
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let freed = || queue.stats().ready == 20;
+    assert!(
+        volary_kernel::testing::eventually(DEADLINE, freed).await,
+        "{:?}",
+        queue.stats()
+    );
+}
+
+pub(super) async fn outcomes_reach_those_who_wait(fixture: &Fixture) {
+    let (queues, queue) = open(fixture, "outcome").await;
+    let ids =
+        join_all(["done", "failed", "waits"].map(|payload| send(fixture, &queue, item(payload))))
+            .await;
+    let work = async {
+        for claimed in queue.claim("worker", 2, DEADLINE).await.expect("a claim") {
+            let mut tx = Batch::new();
+            if claimed.payload == "done" {
+                queue.ack(&mut tx, &claimed).expect("the claim holds");
+            } else {
+                queue
+                    .fail(&mut tx, &claimed, "no good")
+                    .expect("the claim holds");
+            }
+            fixture.store.commit(tx).await.expect("a commit");
+        }
+    };
+    let (done, failed, ()) =
+        futures_util::join!(queues.outcome(ids[0].id), queues.outcome(ids[1].id), work);
+    assert_eq!(done.expect("it ended"), Outcome::Done);
+    assert_eq!(failed.expect("it ended"), Outcome::Failed("no good".into()));
+    assert!(
+        queues.outcome(ids[2].id).now_or_never().is_none(),
+        "it has not ended"
+    );
+    let unknown = ItemId(volary_kernel::Uid::generate());
+    assert!(matches!(
+        queues.outcome(unknown).await,
+        Err(QueueError::UnknownItem(_))
+    ));
+    // One who waits for work is woken by it.
+    let early = async {
+        clock::timeout(DEADLINE, queue.claim("worker", 9, DEADLINE))
+            .await
+            .expect("in time")
+    };
+    let rest = early.await.expect("a claim");
+    let (claims, _) = futures_util::join!(
+        queue.claim("worker", 1, DEADLINE),
+        send(fixture, &queue, item("new"))
+    );
+    assert_eq!((rest.len(), claims.expect("a claim").len()), (1, 1));
+}

@@ -1,0 +1,193 @@
+//! Putting items in: a reservation in memory that becomes real when the caller's batch commits.
+
+use std::sync::Arc;
+
+use super::{
+    Enqueued, Inner, ItemId, NewItem, QUEUE_NAME_MAX, Queue, QueueError, QueueFull,
+    format::{self, Header},
+    index::{Index, Meta, Over, State},
+    load::meta_of,
+};
+use crate::{
+    batch::{Batch, Committed, Expect},
+    entry::{Cause, Seq},
+};
+use volary_kernel::{Uid, clock::Timestamp};
+
+impl Queue {
+    /// Adds an item to `tx`; it waits from the moment the batch commits. A bound is checked now, and the room is given
+    /// back if the batch is not committed.
+    ///
+    /// With a coalescing key, an item of the same tenant and key that nobody has claimed is replaced: it keeps its id
+    /// and position, its attempts begin anew. It is not handed out while the batch is open, so commit it soon.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], [`QueueError::Invalid`].
+    pub fn enqueue(&self, tx: &mut Batch, item: NewItem) -> Result<Enqueued, QueueError> {
+        let shared = &self.inner.shared;
+        if let Some(key) = &item.coalesce
+            && key.len() > QUEUE_NAME_MAX
+        {
+            let found = key.len();
+            return Err(QueueError::Invalid(format!(
+                "coalescing key has {found} bytes, limit {QUEUE_NAME_MAX}"
+            )));
+        }
+        let bytes = item.payload.len() as u64;
+        let header = Header {
+            queue: self.inner.name.clone(),
+            tenant: item.tenant,
+            trace: item.trace,
+            cause: if let Cause::Seq(seq) = item.cause {
+                Some(seq)
+            } else {
+                None
+            },
+            priority: item.priority,
+            coalesce: item.coalesce.map(Arc::from),
+            deadline: item.deadline,
+            not_before: item.not_before,
+            at: shared.clock.wall(),
+            from: shared.head.borrow().next(),
+            parked: None,
+        };
+        let meta = meta_of(&header, bytes, shared);
+        let place = self.reserve(tx.token(), meta)?;
+        let id = place.id();
+        match format::encode(&header, &item.payload) {
+            Ok(value) => tx.put(format::item_key(id), value, Expect::Any),
+            Err(error) => {
+                place.end(&self.inner, None, item.cause, None);
+                return Err(error.into());
+            }
+        };
+        if let Place::Replace {
+            had_state: true, ..
+        } = &place
+        {
+            tx.delete(format::state_key(id), Expect::Any);
+        }
+        let coalesced = !matches!(place, Place::New(_));
+        let (inner, cause) = (self.inner.clone(), item.cause);
+        tx.on_end(move |committed| place.end(&inner, committed, cause, item.not_before));
+        Ok(Enqueued { id, coalesced })
+    }
+
+    fn reserve(&self, token: u64, meta: Meta) -> Result<Place, QueueError> {
+        let config = &self.inner.config;
+        if self.inner.shared.parked_in(&self.inner.name) >= config.max_parked {
+            return Err(self.full(QueueFull::Parked, config.max_parked as u64));
+        }
+        let over = |over| match over {
+            Over::Items => self.full(QueueFull::Items, config.max_items as u64),
+            Over::Bytes => self.full(QueueFull::Bytes, config.max_bytes),
+        };
+        let mut index = self.inner.index.lock();
+        let old = meta
+            .coalesce
+            .as_ref()
+            .and_then(|key| index.replaceable(&meta.tenant, key, token));
+        let Some((id, state)) = old else {
+            index.room(1, meta.bytes).map_err(over)?;
+            let id = ItemId(Uid::generate());
+            index.insert(id, meta, State::Pending(token));
+            return Ok(Place::New(id));
+        };
+        let old = index
+            .get(id)
+            .map(|(old, _)| (old.bytes, old.version.is_some()));
+        let (old_bytes, had_state) = old.unwrap_or_default();
+        let extra = meta.bytes.saturating_sub(old_bytes);
+        index.room(0, extra).map_err(over)?;
+        if matches!(state, State::Pending(_)) {
+            index.unhold(id, 0, Some((meta, state)));
+            return Ok(Place::Same(id));
+        }
+        index.hold(id, extra);
+        Ok(Place::Replace {
+            id,
+            extra,
+            meta: Box::new(meta),
+            had_state,
+        })
+    }
+
+    fn full(&self, what: QueueFull, limit: u64) -> QueueError {
+        QueueError::Full {
+            queue: self.inner.name.clone(),
+            what,
+            limit,
+        }
+    }
+}
+
+/// Where a new item goes.
+enum Place {
+    /// To the end.
+    New(ItemId),
+    /// In place of one that this batch has put in.
+    Same(ItemId),
+    /// In place of one that waits, and is held back meanwhile.
+    Replace {
+        id: ItemId,
+        extra: u64,
+        meta: Box<Meta>,
+        had_state: bool,
+    },
+}
+
+impl Place {
+    const fn id(&self) -> ItemId {
+        match self {
+            Self::New(id) | Self::Same(id) | Self::Replace { id, .. } => *id,
+        }
+    }
+
+    /// Makes the reservation real, or undoes it.
+    fn end(
+        self,
+        inner: &Inner,
+        committed: Option<&Committed>,
+        cause: Cause,
+        not_before: Option<Timestamp>,
+    ) {
+        let shared = &inner.shared;
+        let id = self.id();
+        let now = shared.clock.mono();
+        let start = Index::waiting(not_before.map(|at| shared.mono_of(at)), now);
+        let mut index = inner.index.lock();
+        match (self, committed) {
+            (Self::New(_), None) => {
+                drop(index);
+                inner.finish(
+                    id,
+                    super::Outcome::Dropped("its batch was not committed".into()),
+                );
+                return;
+            }
+            (Self::New(_) | Self::Same(_), Some(_)) => index.set(id, start),
+            (Self::Same(_), None) => return,
+            (Self::Replace { extra, .. }, None) => index.unhold(id, extra, None),
+            (Self::Replace { extra, meta, .. }, Some(_)) => {
+                index.unhold(id, extra, Some((*meta, start)))
+            }
+        }
+        if let Some(committed) = committed {
+            index.caused(id, resolve(cause, committed));
+        }
+        let next = index.next_timer();
+        drop(index);
+        inner.news.notify_one();
+        if let Some(next) = next {
+            shared.wake_at(next);
+        }
+    }
+}
+
+fn resolve(cause: Cause, committed: &Committed) -> Option<Seq> {
+    match cause {
+        Cause::None => None,
+        Cause::Seq(seq) => Some(seq),
+        Cause::Entry(entry) => committed.seq(entry),
+    }
+}

@@ -1,0 +1,129 @@
+//! What queues do by themselves: let time pass, and settle items that nobody else will.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use volary_kernel::clock;
+
+use super::{
+    Inner, ItemId, Outcome, QueueError, Queues,
+    format::{self, ParkedInfo},
+    index::Doom,
+    settle,
+};
+use crate::{batch::Batch, error::StoreError};
+
+/// Wait after a sweep that failed, so that a full disk is not asked all the time.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Why an item whose last claim lapsed is parked.
+const EXHAUSTED: &str = "the last attempt ended without an answer";
+
+impl Inner {
+    /// Lets time pass for this queue: frees what lapsed and what was delayed, parks what used up its attempts, ends
+    /// what passed its deadline. Only one sweeps at a time; another returns at once.
+    pub(super) async fn sweep(self: &Arc<Self>) -> Result<(), QueueError> {
+        let doomed = {
+            let mut index = self.index.lock();
+            index.advance(self.shared.clock.mono());
+            if index.has_ready() {
+                self.news.notify_one();
+            }
+            index.doomed()
+        };
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let Ok(_sweeping) = self.sweeping.try_lock() else {
+            return Ok(());
+        };
+        for (id, doom, version, attempts) in doomed {
+            match self.settle_doomed(id, doom, version, attempts).await {
+                // Settled by somebody in the meantime.
+                Ok(()) | Err(QueueError::Store(StoreError::Conflict { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle_doomed(
+        self: &Arc<Self>,
+        id: ItemId,
+        doom: Doom,
+        version: Option<u64>,
+        attempts: u32,
+    ) -> Result<(), QueueError> {
+        let Some(record) = self.shared.store.get(&format::item_key(id)).await? else {
+            self.finish(id, Outcome::Dropped("it vanished from the store".into()));
+            return Ok(());
+        };
+        let (mut header, payload) = format::decode(&record.key, &record.value)?;
+        let mut tx = Batch::new();
+        match doom {
+            Doom::Deadline => {
+                settle::remove(&mut tx, id, version);
+                tx.append(self.entry("queue.expired", id, &header, Some(attempts), None)?);
+                let inner = self.clone();
+                tx.on_commit(move |_| inner.finish(id, Outcome::DeadlineExceeded));
+            }
+            Doom::Exhausted => {
+                let at = self.shared.clock.wall();
+                header.parked = Some(ParkedInfo {
+                    at,
+                    attempts,
+                    reason: EXHAUSTED.into(),
+                });
+                self.add_park(&mut tx, id, version, &header, &payload)?;
+            }
+        }
+        self.shared.store.commit(tx).await?;
+        Ok(())
+    }
+}
+
+impl Queues {
+    /// Lets time pass for every open queue, once. [`Queues::run`] does this when it is due.
+    ///
+    /// # Errors
+    /// Errors of the store; the rest is done at the next sweep.
+    pub async fn sweep(&self) -> Result<(), QueueError> {
+        let open: Vec<_> = self.shelf.lock().open.values().cloned().collect();
+        for queue in open {
+            queue.inner.sweep().await?;
+        }
+        Ok(())
+    }
+
+    /// Sweeps whenever it is due, until `stop`. Without it, time passes for a queue only when somebody claims from it.
+    pub async fn run(&self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let failed = self
+                .sweep()
+                .await
+                .inspect_err(|error| tracing::warn!(%error, "queue sweep failed"))
+                .is_err();
+            let now = self.shared.clock.mono();
+            let next = self
+                .shelf
+                .lock()
+                .open
+                .values()
+                .filter_map(|queue| queue.inner.index.lock().next_timer())
+                .min();
+            let next = if failed { Some(now + RETRY) } else { next };
+            *self.shared.alarm.lock() = next;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.shared.alarm_news.notified() => {}
+                () = sleep_until(next.map(|next| next - now)) => {}
+            }
+        }
+    }
+}
+
+async fn sleep_until(wait: Option<std::time::Duration>) {
+    match wait {
+        Some(wait) => clock::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
