@@ -1,8 +1,11 @@
 //! Short words for tests.
 
-use volary_kernel::id::{Name, Tenant};
+use volary_kernel::{
+    clock::Timestamp,
+    id::{Name, Tenant},
+};
 
-use crate::{AgentId, Sender, Topic};
+use crate::{AgentId, Message, Sender, Topic};
 
 pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -15,4 +18,22 @@ pub(crate) fn topic(text: &str) -> Topic {
 /// A sender of the default tenant whose id is made up.
 pub(crate) fn sender(text: &str) -> Sender {
     Sender::new(AgentId::from_bytes([7; 32]), name(text), Tenant::default())
+}
+
+/// When test messages are sent.
+pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+
+/// A message with a JSON text.
+pub(crate) fn message(from: &str, about: &str, text: &str) -> Message {
+    Message::builder(sender(from))
+        .topic(topic(about))
+        .json(text)
+        .unwrap()
+        .build(NOW)
+        .unwrap()
+}
+
+/// The JSON text of a message.
+pub(crate) fn text_of(message: &Message) -> String {
+    message.payload().parse_json().unwrap()
 }

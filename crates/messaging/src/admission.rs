@@ -1,0 +1,282 @@
+//! What becomes of a send, told to the sender every time: there is no silent nothing.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use volary_kernel::text;
+use volary_store::StoreError;
+
+/// How long a sender should wait before it tries a full inbox again, if nothing better is known.
+pub const FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// The answer to a send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Admission {
+    /// It is in the inbox of every agent it is for, in memory: at most once.
+    Delivered,
+    /// It is stored for every agent it is for, once the batch it went into is committed: at least once.
+    Queued,
+    /// Nobody it is for is there: no such agent, or no subscriber of its topics.
+    NoRoute,
+    /// Some of those it is for have it, some refused it. Only at-most-once sends to several agents end so.
+    Partial {
+        /// Inboxes that took it.
+        reached: usize,
+        /// Inboxes that did not.
+        refused: usize,
+        /// Why the first of them did not.
+        why: Refusal,
+    },
+    /// Nobody has it; the sender may try again or give up.
+    Refused(Refusal),
+    /// It was taken out on the way, on purpose.
+    Dropped {
+        /// The hook (or `inbox`) that took it out.
+        hook: String,
+        /// Why.
+        reason: Cow<'static, str>,
+    },
+}
+
+/// Why a message was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum Refusal {
+    /// An inbox, or the store, is at its bound.
+    Full {
+        /// What is full.
+        what: Cow<'static, str>,
+        /// When to try again.
+        #[serde(with = "duration_text")]
+        retry_after: Duration,
+    },
+    /// Too many in too short a time.
+    RateLimited {
+        /// When there is room again.
+        #[serde(with = "duration_text")]
+        retry_after: Duration,
+    },
+    /// Another message of this sender had the same id.
+    Replay,
+    /// It contains a declared secret. Which one is not said.
+    Secret,
+    /// It is larger than allowed here.
+    TooLarge {
+        /// Its size in bytes.
+        found: usize,
+        /// The size allowed.
+        limit: usize,
+    },
+    /// Its deadline had passed.
+    Expired,
+    /// It breaks a rule.
+    Invalid {
+        /// Which.
+        problem: Cow<'static, str>,
+    },
+    /// A hook failed, panicked or took too long.
+    Hook {
+        /// The hook.
+        hook: String,
+        /// What happened to it.
+        problem: String,
+    },
+    /// The transport or inbox is shutting down.
+    Closed,
+}
+
+impl Admission {
+    /// Whether everybody it is for has it.
+    pub const fn is_taken(&self) -> bool {
+        matches!(self, Self::Delivered | Self::Queued)
+    }
+
+    /// A short, closed word for metric labels.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Queued => "queued",
+            Self::NoRoute => "no_route",
+            Self::Partial { .. } => "partial",
+            Self::Refused(why) => why.label(),
+            Self::Dropped { .. } => "dropped",
+        }
+    }
+
+    /// All words of [`Admission::label`].
+    pub const LABELS: [&'static str; 14] = [
+        "delivered",
+        "queued",
+        "no_route",
+        "partial",
+        "dropped",
+        "full",
+        "rate_limited",
+        "replay",
+        "secret",
+        "too_large",
+        "expired",
+        "invalid",
+        "hook",
+        "closed",
+    ];
+}
+
+impl Refusal {
+    /// A short, closed word for metric labels.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Full { .. } => "full",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Replay => "replay",
+            Self::Secret => "secret",
+            Self::TooLarge { .. } => "too_large",
+            Self::Expired => "expired",
+            Self::Invalid { .. } => "invalid",
+            Self::Hook { .. } => "hook",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// Whether the same message may be taken later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::RateLimited { .. })
+    }
+
+    /// The refusal that a failed commit means for those whose messages were in it, if it is one.
+    pub fn of_store(error: &StoreError) -> Option<Self> {
+        match error {
+            StoreError::Full { what, .. } => Some(Self::Full {
+                what: what.to_string().into(),
+                retry_after: FULL_RETRY,
+            }),
+            StoreError::TooLarge { size, limit, .. } => Some(Self::TooLarge {
+                found: *size,
+                limit: *limit,
+            }),
+            StoreError::Closed => Some(Self::Closed),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full { what, retry_after } => {
+                write!(
+                    f,
+                    "{what} is full, try again in {}",
+                    text::format_duration(*retry_after)
+                )
+            }
+            Self::RateLimited { retry_after } => {
+                write!(
+                    f,
+                    "too many messages, try again in {}",
+                    text::format_duration(*retry_after)
+                )
+            }
+            Self::Replay => f.write_str("another message of this sender had the same id"),
+            Self::Secret => f.write_str("it contains a declared secret"),
+            Self::TooLarge { found, limit } => write!(f, "{found} bytes are more than {limit}"),
+            Self::Expired => f.write_str("its deadline had passed"),
+            Self::Invalid { problem } => f.write_str(problem),
+            Self::Hook { hook, problem } => write!(f, "hook `{hook}` failed: {problem}"),
+            Self::Closed => f.write_str("the receiver is shutting down"),
+        }
+    }
+}
+
+impl fmt::Display for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Delivered => f.write_str("delivered"),
+            Self::Queued => f.write_str("queued"),
+            Self::NoRoute => f.write_str("no route"),
+            Self::Partial {
+                reached,
+                refused,
+                why,
+            } => write!(f, "taken by {reached}, refused by {refused}: {why}"),
+            Self::Refused(why) => write!(f, "refused: {why}"),
+            Self::Dropped { hook, reason } => write!(f, "dropped by `{hook}`: {reason}"),
+        }
+    }
+}
+
+/// Durations in JSON as people write them: `"1s"`.
+mod duration_text {
+    use std::{borrow::Cow, time::Duration};
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+    use volary_kernel::text;
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&text::format_duration(*duration))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = <Cow<'de, str>>::deserialize(deserializer)?;
+        text::parse_duration(&text).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(admission: Admission, json: &str) {
+        assert_eq!(serde_json::to_string(&admission).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Admission>(json).unwrap(), admission);
+    }
+
+    #[test]
+    fn plain_answers_are_words_in_json_and_the_others_say_why() {
+        check(Admission::Queued, "\"queued\"");
+        check(Admission::NoRoute, "\"no_route\"");
+        check(
+            Admission::Refused(Refusal::Replay),
+            r#"{"refused":{"why":"replay"}}"#,
+        );
+        let full = Refusal::Full {
+            what: "inbox of `a`".into(),
+            retry_after: Duration::from_secs(1),
+        };
+        check(
+            Admission::Refused(full),
+            r#"{"refused":{"why":"full","what":"inbox of `a`","retry_after":"1s"}}"#,
+        );
+        let dropped = Admission::Dropped {
+            hook: "policy".into(),
+            reason: "not allowed".into(),
+        };
+        check(
+            dropped,
+            r#"{"dropped":{"hook":"policy","reason":"not allowed"}}"#,
+        );
+    }
+
+    #[test]
+    fn every_label_is_listed() {
+        let refusals = [
+            Refusal::Replay,
+            Refusal::Secret,
+            Refusal::Expired,
+            Refusal::Closed,
+        ];
+        for label in refusals
+            .iter()
+            .map(Refusal::label)
+            .chain(["delivered", "queued", "no_route"])
+        {
+            assert!(Admission::LABELS.contains(&label), "{label}");
+        }
+    }
+}

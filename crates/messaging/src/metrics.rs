@@ -1,0 +1,51 @@
+//! The counters of this crate: names in one place, handles taken once.
+
+use volary_kernel::metric::{Counter, CounterFamily, Metrics};
+
+use crate::admission::Admission;
+
+/// One counter for each word of [`Admission::label`].
+#[derive(Debug, Clone)]
+pub(crate) struct AdmissionCounters(Vec<Counter>);
+
+impl AdmissionCounters {
+    /// Counters of sends over one way (`local`, `durable`).
+    pub(crate) fn new(metrics: &Metrics, transport: &'static str) -> Self {
+        let family = metrics.counter_family(
+            "messages_sent",
+            "Messages sent, by transport and by what became of the send",
+            &["transport", "admission"],
+        );
+        Self(
+            Admission::LABELS
+                .iter()
+                .map(|label| family.with(&[transport, label]))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn count(&self, admission: &Admission) {
+        let label = admission.label();
+        if let Some(index) = Admission::LABELS.iter().position(|known| *known == label) {
+            self.0[index].inc();
+        }
+    }
+}
+
+/// What hooks did: `hook_outcomes{hook, stage, outcome}`.
+pub(crate) fn hook_outcomes(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "hook_outcomes",
+        "What hooks did with messages",
+        &["hook", "stage", "outcome"],
+    )
+}
+
+/// Messages that an in-memory inbox lost: `inbox_dropped{reason}`.
+pub(crate) fn inbox_dropped(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "inbox_dropped",
+        "Messages that an in-memory inbox dropped",
+        &["reason"],
+    )
+}

@@ -1,0 +1,299 @@
+//! The transport inside one node: bounded inboxes in memory, nothing signed, nothing copied.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use parking_lot::RwLock;
+use volary_kernel::{
+    clock::SharedClock,
+    metric::{Counter, Metrics},
+    queue::{self, Admitted, Sender, Why},
+};
+
+use super::{Endpoint, EndpointError, EndpointSpec, Transport, endpoint::Registration};
+use crate::{
+    admission::{Admission, FULL_RETRY, Refusal},
+    message::Message,
+    metrics::{self, AdmissionCounters},
+    route::{RoutingTable, Targets},
+};
+
+/// The local bus. Clones share it.
+#[derive(Clone)]
+pub struct Local(Arc<Inner>);
+
+struct Inner {
+    routes: RwLock<RoutingTable<Arc<Inbox>>>,
+    closed: AtomicBool,
+    clock: SharedClock,
+    admissions: AdmissionCounters,
+    overflowed: Counter,
+    expired: Counter,
+}
+
+struct Inbox {
+    name: volary_kernel::id::Name,
+    queue: Sender<Message>,
+    max_bytes: usize,
+}
+
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Local({} endpoints)", self.0.routes.read().all().count())
+    }
+}
+
+impl Local {
+    /// A bus without endpoints.
+    pub fn new(clock: SharedClock, metrics: &Metrics) -> Self {
+        let dropped = metrics::inbox_dropped(metrics);
+        Self(Arc::new(Inner {
+            routes: RwLock::default(),
+            closed: AtomicBool::new(false),
+            clock,
+            admissions: AdmissionCounters::new(metrics, "local"),
+            overflowed: dropped.with(&["oldest"]),
+            expired: dropped.with(&["expired"]),
+        }))
+    }
+
+    /// Ends the bus: sends are refused from now on, and endpoints end when their inboxes are empty.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+        *self.0.routes.write() = RoutingTable::default();
+    }
+
+    async fn deliver(&self, message: Message) -> Admission {
+        if self.0.closed.load(Ordering::Acquire) {
+            return Admission::Refused(Refusal::Closed);
+        }
+        if message
+            .deadline()
+            .is_some_and(|deadline| deadline <= self.0.clock.wall())
+        {
+            return Admission::Refused(Refusal::Expired);
+        }
+        let mut targets = self.0.routes.read().targets(&message);
+        match targets.pop() {
+            None => Admission::NoRoute,
+            Some(only) if targets.is_empty() => match self.0.put(&only, message).await {
+                Ok(()) => Admission::Delivered,
+                Err(admission) => admission,
+            },
+            Some(last) => self.deliver_to_many(targets, &last, message).await,
+        }
+    }
+
+    async fn deliver_to_many(
+        &self,
+        targets: Targets<Arc<Inbox>>,
+        last: &Inbox,
+        message: Message,
+    ) -> Admission {
+        let (mut reached, mut failed) = (0, Vec::new());
+        for target in &targets {
+            match self.0.put(target, message.clone()).await {
+                Ok(()) => reached += 1,
+                Err(admission) => failed.push(admission),
+            }
+        }
+        match self.0.put(last, message).await {
+            Ok(()) => reached += 1,
+            Err(admission) => failed.push(admission),
+        }
+        summary(reached, failed)
+    }
+}
+
+/// What several answers come to.
+fn summary(reached: usize, failed: Vec<Admission>) -> Admission {
+    let refused = failed.len();
+    match failed.into_iter().next() {
+        None => Admission::Delivered,
+        Some(first) if reached == 0 => first,
+        Some(Admission::Refused(why)) => Admission::Partial {
+            reached,
+            refused,
+            why,
+        },
+        Some(other) => {
+            let why = Refusal::Invalid {
+                problem: other.to_string().into(),
+            };
+            Admission::Partial {
+                reached,
+                refused,
+                why,
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn put(&self, inbox: &Inbox, message: Message) -> Result<(), Admission> {
+        let found = message.weight();
+        match inbox.queue.send(message).await {
+            Ok(Admitted::Queued) => Ok(()),
+            Ok(Admitted::DroppedOldest(count)) => {
+                self.overflowed.inc_by(count as u64);
+                Ok(())
+            }
+            Err(refused) => Err(match refused.why {
+                Why::Full => Admission::Refused(Refusal::Full {
+                    what: format!("inbox of `{}`", inbox.name).into(),
+                    retry_after: FULL_RETRY,
+                }),
+                Why::DroppedNewest => Admission::Dropped {
+                    hook: "inbox".to_owned(),
+                    reason: "it is full and drops what is new".into(),
+                },
+                Why::TooLarge => Admission::Refused(Refusal::TooLarge {
+                    found,
+                    limit: inbox.max_bytes,
+                }),
+                // Its endpoint was dropped between routing and now.
+                Why::Closed => Admission::NoRoute,
+            }),
+        }
+    }
+}
+
+impl Transport for Local {
+    async fn send(&self, message: Message) -> Admission {
+        let admission = self.deliver(message).await;
+        self.0.admissions.count(&admission);
+        admission
+    }
+
+    fn open(&self, spec: EndpointSpec) -> Result<Endpoint, EndpointError> {
+        let EndpointSpec {
+            tenant,
+            name,
+            topics,
+            inbox,
+        } = spec;
+        let (queue, receiver) = queue::bounded(inbox);
+        let target = Arc::new(Inbox {
+            name: name.clone(),
+            queue,
+            max_bytes: inbox.max_bytes,
+        });
+        let mut routes = self.0.routes.write();
+        if self.0.closed.load(Ordering::Acquire) {
+            return Err(EndpointError::Closed);
+        }
+        if !routes.insert(&tenant, &name, &topics, target.clone()) {
+            return Err(EndpointError::Taken { tenant, name });
+        }
+        drop(routes);
+        let (bus, key) = (Arc::downgrade(&self.0), (tenant.clone(), name.clone()));
+        let target = Arc::downgrade(&target);
+        let registration = Registration::new(move || {
+            let Some(bus) = bus.upgrade() else { return };
+            let mut routes = bus.routes.write();
+            // After a close another bus life could have begun; only the own registration is removed.
+            let own = routes
+                .get(&key.0, &key.1)
+                .is_some_and(|found| std::ptr::eq(Arc::as_ptr(found), target.as_ptr()));
+            if own {
+                routes.remove(&key.0, &key.1);
+            }
+        });
+        Ok(Endpoint::new(
+            (tenant, name),
+            receiver,
+            self.0.clock.clone(),
+            self.0.expired.clone(),
+            registration,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use volary_kernel::{
+        clock::{ManualClock, SystemClock},
+        id::Tenant,
+    };
+
+    use super::*;
+    use crate::{
+        hook::{HookChain, SecretGuard, ValidateHook},
+        test_util::{NOW, message, name, sender, topic},
+        transport::{HookedTransport, conformance},
+    };
+
+    fn local(metrics: &Metrics) -> Local {
+        Local::new(SystemClock::shared(), metrics)
+    }
+
+    fn spec(agent: &str) -> EndpointSpec {
+        EndpointSpec::new(Tenant::default(), name(agent), vec![topic("t")])
+    }
+
+    #[tokio::test]
+    async fn it_is_a_transport() {
+        conformance::run(|| local(&Metrics::default())).await;
+    }
+
+    #[tokio::test]
+    async fn with_hooks_it_is_still_a_transport() {
+        conformance::run(|| {
+            let metrics = Metrics::default();
+            let validate = ValidateHook::new(Default::default(), SystemClock::shared());
+            let guard = SecretGuard::new(Default::default());
+            let hooks = HookChain::new(vec![Arc::new(validate), Arc::new(guard)], &metrics);
+            HookedTransport::new(local(&metrics), hooks)
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_closed_bus_refuses_and_its_endpoints_end_when_empty() {
+        let bus = local(&Metrics::default());
+        let mut endpoint = bus.open(spec("b")).unwrap();
+        let sent = message("a", "t", "last");
+        assert_eq!(bus.send(sent.clone()).await, Admission::Delivered);
+        bus.close();
+        assert_eq!(
+            bus.send(message("a", "t", "late")).await,
+            Admission::Refused(Refusal::Closed)
+        );
+        assert_eq!(bus.open(spec("c")).map(drop), Err(EndpointError::Closed));
+        assert_eq!(
+            (endpoint.recv().await, endpoint.recv().await),
+            (Some(sent), None)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_message_that_expires_in_the_inbox_is_skipped_and_counted() {
+        let (metrics, clock) = (Metrics::default(), ManualClock::new(NOW));
+        let bus = Local::new(clock.shared(), &metrics);
+        let mut endpoint = bus.open(spec("b")).unwrap();
+        let soon = NOW + std::time::Duration::from_secs(5);
+        let late = Message::builder(sender("a"))
+            .topic(topic("t"))
+            .deadline(soon)
+            .build(NOW)
+            .unwrap();
+        assert_eq!(bus.send(late).await, Admission::Delivered);
+        clock.advance(std::time::Duration::from_secs(6));
+        let good = message("a", "t", "good");
+        bus.send(good.clone()).await;
+        assert_eq!(endpoint.recv().await, Some(good));
+        assert_eq!(metrics::inbox_dropped(&metrics).with(&["expired"]).get(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_answer_is_counted() {
+        let metrics = Metrics::default();
+        let bus = local(&metrics);
+        bus.send(message("a", "t", "")).await;
+        let text = metrics.encode_text();
+        let line = "volary_messages_sent_total{transport=\"local\",admission=\"no_route\"} 1";
+        assert!(text.contains(line), "{text}");
+    }
+}
