@@ -1,3 +1,5 @@
 //! From agent.yaml to running replicas: manifests, backends, health, restarts, logs.
 
+pub mod backend;
+pub mod log;
 pub mod spec;
