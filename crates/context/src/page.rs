@@ -94,7 +94,9 @@ impl FromStr for PageId {
     type Err = PageTextError;
     fn from_str(text: &str) -> Result<Self, PageTextError> {
         match text.split_once(':') {
-            Some((source, path)) if Name::new(source).is_ok() && !path.is_empty() => Ok(Self(text.into())),
+            Some((source, path)) if Name::new(source).is_ok() && !path.is_empty() => {
+                Ok(Self(text.into()))
+            }
             _ => Err(PageTextError::PageId(clip(text))),
         }
     }
@@ -267,9 +269,7 @@ impl ChangeKind {
 }
 
 /// The kinds by name.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum KindName {
@@ -396,7 +396,10 @@ mod tests {
             cause: None,
             trace: TraceId::generate(),
             occurred_at: Timestamp::from_micros(1),
-            extra: Extra { relative_path: Some("a/b:c.md".into()), ..Extra::default() },
+            extra: Extra {
+                relative_path: Some("a/b:c.md".into()),
+                ..Extra::default()
+            },
         }
     }
 
@@ -404,13 +407,21 @@ mod tests {
     fn a_change_of_each_kind_survives_json() {
         let kinds = [
             ChangeKind::Added,
-            ChangeKind::Replaced { edit_diff: Some("-x\n+y".into()) },
-            ChangeKind::Invalidated { reason: reason::DELETED.into() },
+            ChangeKind::Replaced {
+                edit_diff: Some("-x\n+y".into()),
+            },
+            ChangeKind::Invalidated {
+                reason: reason::DELETED.into(),
+            },
         ];
         for kind in kinds {
             let change = change(kind);
             let json = serde_json::to_string(&change).unwrap();
-            assert_eq!(serde_json::from_str::<PageChange>(&json).unwrap(), change, "{json}");
+            assert_eq!(
+                serde_json::from_str::<PageChange>(&json).unwrap(),
+                change,
+                "{json}"
+            );
         }
     }
 
@@ -424,8 +435,14 @@ mod tests {
 
     #[test]
     fn an_invalidated_change_carries_its_reason() {
-        let json = serde_json::to_value(change(ChangeKind::Invalidated { reason: reason::DELETED.into() })).unwrap();
-        assert_eq!((&json["kind"], &json["reason"]), (&"invalidated".into(), &"deleted".into()));
+        let json = serde_json::to_value(change(ChangeKind::Invalidated {
+            reason: reason::DELETED.into(),
+        }))
+        .unwrap();
+        assert_eq!(
+            (&json["kind"], &json["reason"]),
+            (&"invalidated".into(), &"deleted".into())
+        );
     }
 
     #[test]
@@ -440,7 +457,12 @@ mod tests {
     #[test]
     fn event_ids_differ_by_scope_cursor_page_and_kind() {
         let name = Name::new("s").unwrap();
-        let base = (Scope::default(), Cursor(1), PageId::new(&name, "a"), KindName::Added);
+        let base = (
+            Scope::default(),
+            Cursor(1),
+            PageId::new(&name, "a"),
+            KindName::Added,
+        );
         let id = |t: &(Scope, Cursor, PageId, KindName)| PageChange::event_id(&t.0, t.1, &t.2, t.3);
         let others = [
             (Scope::new("other").unwrap(), base.1, base.2.clone(), base.3),

@@ -1,7 +1,8 @@
 //! File names as page paths, and back. Pure.
 //!
 //! A page path is text; a Unix file name is bytes. The mapping loses nothing and never sends two names to one path:
-//! `/` stays, a backslash becomes `\\`, and each byte that is not part of valid UTF-8 becomes `\xNN`.
+//! `/` stays, a backslash becomes `\\`, and each control character and each byte that is not part of valid UTF-8
+//! becomes `\xNN`.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -30,16 +31,33 @@ pub fn page_path(relative: &Path) -> Option<String> {
 /// Appends one file name to a page path.
 pub fn push_name(path: &mut String, name: &OsStr) {
     for chunk in name.as_bytes().utf8_chunks() {
-        for (index, part) in chunk.valid().split('\\').enumerate() {
-            if index > 0 {
-                path.push_str("\\\\");
+        for part in chunk
+            .valid()
+            .split_inclusive(|part: char| part == '\\' || part.is_ascii_control())
+        {
+            match part.as_bytes().split_last() {
+                Some((b'\\', _)) => {
+                    path.push_str(part);
+                    path.push('\\');
+                }
+                Some((control, rest)) if control.is_ascii_control() => {
+                    path.push_str(&part[..rest.len()]);
+                    escape(path, *control);
+                }
+                _ => path.push_str(part),
             }
-            path.push_str(part);
         }
         for byte in chunk.invalid() {
-            path.push_str(&format!("\\x{byte:02x}"));
+            escape(path, *byte);
         }
     }
+}
+
+fn escape(path: &mut String, byte: u8) {
+    path.push_str("\\x");
+    path.extend(
+        [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')),
+    );
 }
 
 /// The file path that `page_path` was made from.
@@ -63,7 +81,7 @@ fn hex_pair(high: u8, low: u8) -> Option<u8> {
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
-/// Whether the name behind this page path was not valid UTF-8.
+/// Whether the name behind this page path holds what is no plain text.
 pub fn is_escaped(page_path: &str) -> bool {
     let mut bytes = page_path.bytes();
     while let Some(byte) = bytes.next() {
@@ -76,7 +94,9 @@ pub fn is_escaped(page_path: &str) -> bool {
 
 /// The path and each directory above it, nearest last: `a/b/c` gives `a`, `a/b`, `a/b/c`.
 pub fn ancestors(path: &str) -> impl Iterator<Item = &str> {
-    path.match_indices('/').map(|(at, _)| &path[..at]).chain(std::iter::once(path))
+    path.match_indices('/')
+        .map(|(at, _)| &path[..at])
+        .chain(std::iter::once(path))
 }
 
 #[cfg(test)]
@@ -107,6 +127,13 @@ mod tests {
     }
 
     #[test]
+    fn control_characters_are_escaped_because_keys_and_terminals_cannot_take_them() {
+        let path = page_path(Path::new("a\nb\u{7f}")).unwrap();
+        assert_eq!(path, "a\\x0ab\\x7f");
+        assert!(is_escaped(&path));
+    }
+
+    #[test]
     fn a_backslash_alone_is_not_an_escape() {
         let path = page_path(Path::new("a\\xe9")).unwrap();
         assert_eq!(path, "a\\\\xe9");
@@ -115,7 +142,10 @@ mod tests {
 
     #[test]
     fn ancestors_end_with_the_path_itself() {
-        assert_eq!(ancestors("a/b/c").collect::<Vec<_>>(), ["a", "a/b", "a/b/c"]);
+        assert_eq!(
+            ancestors("a/b/c").collect::<Vec<_>>(),
+            ["a", "a/b", "a/b/c"]
+        );
         assert_eq!(ancestors("a").collect::<Vec<_>>(), ["a"]);
     }
 

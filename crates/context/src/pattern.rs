@@ -61,7 +61,11 @@ fn build(pattern: &str) -> Result<Glob, PatternError> {
         pattern: pattern.to_owned(),
         problem: error.kind().to_string(),
     };
-    GlobBuilder::new(&normal(pattern)?).literal_separator(true).backslash_escape(true).build().map_err(invalid)
+    GlobBuilder::new(&normal(pattern)?)
+        .literal_separator(true)
+        .backslash_escape(true)
+        .build()
+        .map_err(invalid)
 }
 
 // --- one pattern -------------------------------------------------------------------------------
@@ -82,7 +86,11 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Self, PatternError> {
         let glob = build(text)?;
         let literal = literal_prefix(glob.glob()).to_owned();
-        Ok(Self { matcher: glob.compile_matcher(), text: text.to_owned(), literal })
+        Ok(Self {
+            matcher: glob.compile_matcher(),
+            text: text.to_owned(),
+            literal,
+        })
     }
 
     /// As it was written.
@@ -115,9 +123,21 @@ fn literal_prefix(glob: &str) -> &str {
 ///
 /// Other hidden files count: `.github/workflows` is context too.
 pub const DEFAULT_EXCLUDES: &[&str] = &[
-    ".git", ".hg", ".svn", ".volary", "node_modules", "target", "__pycache__", // directories
-    "*~", ".*.sw?", ".sw?", ".#*", "#*#", "4913", // vim, emacs
-    ".goutputstream-*", ".DS_Store", // GTK, macOS
+    ".git",
+    ".hg",
+    ".svn",
+    ".volary",
+    "node_modules",
+    "target",
+    "__pycache__", // directories
+    "*~",
+    ".*.sw?",
+    ".sw?",
+    ".#*",
+    "#*#",
+    "4913", // vim, emacs
+    ".goutputstream-*",
+    ".DS_Store", // GTK, macOS
 ];
 
 /// Which paths are pages: those that an include matches (all, if there is none) and no exclude, itself or above it.
@@ -133,13 +153,23 @@ impl Filter {
     ///
     /// # Errors
     /// [`PatternError`] of the first pattern that is no glob.
-    pub fn new<T: AsRef<str>>(include: &[T], exclude: &[T], defaults: bool) -> Result<Self, PatternError> {
-        let (directories, any): (Vec<&str>, Vec<&str>) =
-            exclude.iter().map(AsRef::as_ref).partition(|pattern| pattern.ends_with('/'));
+    pub fn new<T: AsRef<str>>(
+        include: &[T],
+        exclude: &[T],
+        defaults: bool,
+    ) -> Result<Self, PatternError> {
+        let (directories, any): (Vec<&str>, Vec<&str>) = exclude
+            .iter()
+            .map(AsRef::as_ref)
+            .partition(|pattern| pattern.ends_with('/'));
         let defaults = if defaults { DEFAULT_EXCLUDES } else { &[] };
         let include = include.iter().map(AsRef::as_ref);
         Ok(Self {
-            include: if include.len() == 0 { None } else { Some(set(include)?) },
+            include: if include.len() == 0 {
+                None
+            } else {
+                Some(set(include)?)
+            },
             exclude: set(any.into_iter().chain(defaults.iter().copied()))?,
             exclude_directories: set(directories.into_iter())?,
         })
@@ -152,8 +182,12 @@ impl Filter {
 
     /// Whether the file at this page path is a page, looking at every directory above it too.
     pub fn takes(&self, file: &str) -> bool {
-        let above = file.rfind('/').is_none_or(|slash| path::ancestors(&file[..slash]).all(|part| self.enters(part)));
-        above && !self.exclude.is_match(file) && self.include.as_ref().is_none_or(|set| set.is_match(file))
+        let above = file
+            .rfind('/')
+            .is_none_or(|slash| path::ancestors(&file[..slash]).all(|part| self.enters(part)));
+        above
+            && !self.exclude.is_match(file)
+            && self.include.as_ref().is_none_or(|set| set.is_match(file))
     }
 }
 
@@ -178,7 +212,11 @@ mod tests {
     use super::*;
 
     fn check(pattern: &str, path: &str, expected: bool) {
-        assert_eq!(Pattern::new(pattern).unwrap().matches(path), expected, "{pattern} on {path}");
+        assert_eq!(
+            Pattern::new(pattern).unwrap().matches(path),
+            expected,
+            "{pattern} on {path}"
+        );
     }
 
     #[test]
@@ -221,7 +259,11 @@ mod tests {
             ("/README", "README"),
             ("a/b", "a/b"),
         ] {
-            assert_eq!(Pattern::new(pattern).unwrap().literal_prefix(), literal, "{pattern}");
+            assert_eq!(
+                Pattern::new(pattern).unwrap().literal_prefix(),
+                literal,
+                "{pattern}"
+            );
         }
     }
 
@@ -230,16 +272,33 @@ mod tests {
         assert_eq!(Pattern::new("").unwrap_err(), PatternError::Empty);
         let error = Pattern::new("a[").unwrap_err().to_string();
         assert!(error.starts_with("`a[` is not a path pattern"), "{error}");
-        assert!(matches!(Pattern::new(&"x".repeat(5000)), Err(PatternError::TooLong { len: 5000 })));
+        assert!(matches!(
+            Pattern::new(&"x".repeat(5000)),
+            Err(PatternError::TooLong { len: 5000 })
+        ));
     }
 
     #[test]
     fn a_filter_leaves_out_version_control_builds_and_editor_files() {
         let filter = Filter::new::<&str>(&[], &[], true).unwrap();
-        for path in ["a.md", ".github/workflows/ci.yml", ".gitignore", "src/retarget/x", "x/49130"] {
+        for path in [
+            "a.md",
+            ".github/workflows/ci.yml",
+            ".gitignore",
+            "src/retarget/x",
+            "x/49130",
+        ] {
             assert!(filter.takes(path), "{path}");
         }
-        for path in [".git/HEAD", "x/.git/HEAD", "a/target/x", "node_modules/p/i.js", "a.md~", ".a.md.swp", "x/4913"] {
+        for path in [
+            ".git/HEAD",
+            "x/.git/HEAD",
+            "a/target/x",
+            "node_modules/p/i.js",
+            "a.md~",
+            ".a.md.swp",
+            "x/4913",
+        ] {
             assert!(!filter.takes(path), "{path}");
         }
     }
@@ -247,10 +306,19 @@ mod tests {
     #[test]
     fn includes_narrow_and_excludes_win() {
         let filter = Filter::new(&["*.md"], &["drafts/"], true).unwrap();
-        for (path, taken) in [("a.md", true), ("a.txt", false), ("drafts/a.md", false), ("x/drafts/a.md", false)] {
+        for (path, taken) in [
+            ("a.md", true),
+            ("a.txt", false),
+            ("drafts/a.md", false),
+            ("x/drafts/a.md", false),
+        ] {
             assert_eq!(filter.takes(path), taken, "{path}");
         }
-        assert!(Filter::new::<&str>(&[], &[], false).unwrap().takes("target/x"));
+        assert!(
+            Filter::new::<&str>(&[], &[], false)
+                .unwrap()
+                .takes("target/x")
+        );
     }
 
     #[test]

@@ -49,10 +49,20 @@ pub trait PageSource: Send + Sync + 'static {
     fn is_static(&self) -> bool;
 
     /// Sends the differences from `start`, once.
-    async fn scan(&self, start: Start, sink: ChangeSink, cancel: CancellationToken) -> Result<(), SourceError>;
+    async fn scan(
+        &self,
+        start: Start,
+        sink: ChangeSink,
+        cancel: CancellationToken,
+    ) -> Result<(), SourceError>;
 
     /// Sends the differences from `start`, and from then on whatever changes, until `cancel`.
-    async fn watch(&self, start: Start, sink: ChangeSink, cancel: CancellationToken) -> Result<(), SourceError>;
+    async fn watch(
+        &self,
+        start: Start,
+        sink: ChangeSink,
+        cancel: CancellationToken,
+    ) -> Result<(), SourceError>;
 }
 
 /// What was durably known of a source when it was last heard of.
@@ -163,8 +173,8 @@ pub enum PageProblem {
     /// It cannot be read; what was known of it stays until it can.
     #[error("cannot be read: {0}")]
     Unreadable(String),
-    /// Its name is not UTF-8 and stands escaped in the page id.
-    #[error("its name is not UTF-8: each such byte is written as \\xNN")]
+    /// Its name is not UTF-8, or holds control characters, and stands escaped in the page id.
+    #[error("its name is not plain text: each byte that is not is written as \\xNN")]
     EscapedName,
 }
 
@@ -230,7 +240,9 @@ pub struct ChangeSink {
 
 impl std::fmt::Debug for ChangeSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChangeSink").field("free", &self.items.capacity()).finish_non_exhaustive()
+        f.debug_struct("ChangeSink")
+            .field("free", &self.items.capacity())
+            .finish_non_exhaustive()
     }
 }
 
@@ -241,7 +253,13 @@ pub struct ChangeStream(mpsc::Receiver<SourceItem>);
 /// A sink and its stream, [`IN_FLIGHT`] items long; `beat` is called when the source shows that it is alive.
 pub fn channel(beat: impl Fn() + Send + Sync + 'static) -> (ChangeSink, ChangeStream) {
     let (items, stream) = mpsc::channel(IN_FLIGHT);
-    (ChangeSink { items, beat: Arc::new(beat) }, ChangeStream(stream))
+    (
+        ChangeSink {
+            items,
+            beat: Arc::new(beat),
+        },
+        ChangeStream(stream),
+    )
 }
 
 impl ChangeSink {

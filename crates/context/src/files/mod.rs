@@ -9,12 +9,13 @@
 //! source does it all: [`worker`] drives, [`walk`] finds, [`root`] looks; [`settle`] and [`table`] decide and are pure.
 //!
 //! Left out: symbolic links (neither followed nor pages themselves), devices, pipes and sockets; what the filter
-//! excludes; files over the size bound (reported). A name that is not UTF-8 is escaped (see [`crate::path`]) and
+//! excludes; files over the size bound (reported). A name that is not plain text is escaped (see [`crate::path`]) and
 //! reported once.
 //!
 //! There is no use of `notify`'s own poll watcher: looking again at intervals is what a rescan does anyway, with the
 //! filter applied and without a second copy of the tree in memory.
 
+mod look;
 mod root;
 pub mod settle;
 mod table;
@@ -137,7 +138,9 @@ pub struct FilesSource {
 
 impl std::fmt::Debug for FilesSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FilesSource").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("FilesSource")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -151,14 +154,21 @@ impl FilesSource {
         if let Ok(root) = std::path::absolute(&config.root) {
             config.root = root;
         }
-        Ok(Self { config: Arc::new(config), filter: Arc::new(filter), clock, hints: Arc::default() })
+        Ok(Self {
+            config: Arc::new(config),
+            filter: Arc::new(filter),
+            clock,
+            hints: Arc::default(),
+        })
     }
 
     /// Makes the running source believe that the operating system dropped notifications. For tests.
     #[doc(hidden)]
     pub fn inject_overflow(&self) {
         if let Some(hints) = &*self.hints.lock() {
-            hints.take_in(Ok(notify::Event::new(notify::EventKind::Other).set_flag(notify::event::Flag::Rescan)));
+            hints
+                .take_in(Ok(notify::Event::new(notify::EventKind::Other)
+                    .set_flag(notify::event::Flag::Rescan)));
         }
     }
 
@@ -174,12 +184,16 @@ impl FilesSource {
         // Dropping this future ends the thread too.
         let _closer = CloseOnDrop(hints.clone());
         let runtime = tokio::runtime::Handle::current();
-        let (config, filter, clock) = (self.config.clone(), self.filter.clone(), self.clock.clone());
+        let (config, filter, clock) =
+            (self.config.clone(), self.filter.clone(), self.clock.clone());
         let (worker_hints, worker_cancel) = (hints.clone(), cancel.clone());
         let mut thread = tokio::task::spawn_blocking(move || {
             let send = |item| {
                 runtime.block_on(async {
-                    worker_cancel.run_until_cancelled(sink.send(item)).await.unwrap_or(Err(SourceError::SinkClosed))
+                    worker_cancel
+                        .run_until_cancelled(sink.send(item))
+                        .await
+                        .unwrap_or(Err(SourceError::SinkClosed))
                 })
             };
             let beat = || sink.beat();
@@ -218,11 +232,21 @@ impl PageSource for FilesSource {
         false
     }
 
-    async fn scan(&self, start: Start, sink: ChangeSink, cancel: CancellationToken) -> Result<(), SourceError> {
+    async fn scan(
+        &self,
+        start: Start,
+        sink: ChangeSink,
+        cancel: CancellationToken,
+    ) -> Result<(), SourceError> {
         self.run(Span::Once, start, sink, cancel).await
     }
 
-    async fn watch(&self, start: Start, sink: ChangeSink, cancel: CancellationToken) -> Result<(), SourceError> {
+    async fn watch(
+        &self,
+        start: Start,
+        sink: ChangeSink,
+        cancel: CancellationToken,
+    ) -> Result<(), SourceError> {
         self.run(Span::Live, start, sink, cancel).await
     }
 }

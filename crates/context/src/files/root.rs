@@ -47,7 +47,11 @@ pub struct Look {
 
 impl Look {
     const fn gone(reason: &'static str, bytes: u64) -> Self {
-        Self { seen: Seen::Gone(reason), steady: true, bytes }
+        Self {
+            seen: Seen::Gone(reason),
+            steady: true,
+            bytes,
+        }
     }
 }
 
@@ -72,7 +76,12 @@ impl Root {
         let dir = fs::openat(CWD, path, flags, Mode::empty())?;
         let id = identity(&fs::fstat(&dir)?);
         let openat2 = open_beneath(&dir, OsStr::new("."), flags).is_ok();
-        Ok(Self { path: path.to_owned(), dir, id, openat2 })
+        Ok(Self {
+            path: path.to_owned(),
+            dir,
+            id,
+            openat2,
+        })
     }
 
     /// Whether the path still leads to the directory that was opened.
@@ -82,25 +91,42 @@ impl Root {
 
     /// The file path of a page.
     pub fn file(&self, page_path: &str) -> PathBuf {
-        if page_path.is_empty() { self.path.clone() } else { self.path.join(path::file_path(page_path)) }
+        if page_path.is_empty() {
+            self.path.clone()
+        } else {
+            self.path.join(path::file_path(page_path))
+        }
     }
 
     /// The page path of a file path, if it lies below the root; empty for the root itself.
     pub fn page_path(&self, file: &Path) -> Option<String> {
         let relative = file.strip_prefix(&self.path).ok()?;
-        if relative.as_os_str().is_empty() { Some(String::new()) } else { path::page_path(relative) }
+        if relative.as_os_str().is_empty() {
+            Some(String::new())
+        } else {
+            path::page_path(relative)
+        }
     }
 
     fn resolve(&self, page_path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let file = path::file_path(page_path);
-        let name = if page_path.is_empty() { OsStr::new(".") } else { file.as_os_str() };
+        let name = if page_path.is_empty() {
+            OsStr::new(".")
+        } else {
+            file.as_os_str()
+        };
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        if self.openat2 { open_beneath(&self.dir, name, flags) } else { open_stepwise(&self.dir, Path::new(name), flags) }
+        if self.openat2 {
+            open_beneath(&self.dir, name, flags)
+        } else {
+            open_stepwise(&self.dir, Path::new(name), flags)
+        }
     }
 
     /// Whether a directory is at this page path.
     pub fn is_directory(&self, page_path: &str) -> bool {
-        self.resolve(page_path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
+        self.resolve(page_path, OFlags::PATH | OFlags::DIRECTORY)
+            .is_ok()
     }
 
     /// What the directory at `page_path` holds. Links and devices are left out.
@@ -109,7 +135,9 @@ impl Root {
     /// What the operating system said; `NotFound` also when something else took the directory's place.
     pub fn list(&self, page_path: &str, now: Timestamp) -> io::Result<Vec<Item>> {
         let fd = match self.resolve(page_path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Err(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Err(io::ErrorKind::NotFound.into()),
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             other => other?,
         };
         let mut items = Vec::new();
@@ -121,10 +149,15 @@ impl Root {
                 continue;
             }
             let kind = entry.file_type();
-            if !matches!(kind, FileType::Directory | FileType::RegularFile | FileType::Unknown) {
+            if !matches!(
+                kind,
+                FileType::Directory | FileType::RegularFile | FileType::Unknown
+            ) {
                 continue;
             }
-            let Ok(stat) = fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let Ok(stat) = fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
             let kind = FileType::from_raw_mode(stat.st_mode);
             let mut path = page_path.to_owned();
             if !path.is_empty() {
@@ -132,9 +165,17 @@ impl Root {
             }
             path::push_name(&mut path, OsStr::from_bytes(name.to_bytes()));
             match kind {
-                FileType::Directory => items.push(Item { path, directory: true, stamp: None }),
+                FileType::Directory => items.push(Item {
+                    path,
+                    directory: true,
+                    stamp: None,
+                }),
                 FileType::RegularFile => {
-                    items.push(Item { path, directory: false, stamp: Some(stamp(&stat, now)) });
+                    items.push(Item {
+                        path,
+                        directory: false,
+                        stamp: Some(stamp(&stat, now)),
+                    });
                 }
                 _ => {}
             }
@@ -155,7 +196,10 @@ impl Root {
         buffer: &mut Vec<u8>,
     ) -> io::Result<Look> {
         // A look without opening first: opening a device or a pipe can have effects.
-        let stat = match self.resolve(page_path, OFlags::PATH).and_then(|fd| fs::fstat(&fd)) {
+        let stat = match self
+            .resolve(page_path, OFlags::PATH)
+            .and_then(|fd| fs::fstat(&fd))
+        {
             Ok(stat) => stat,
             Err(errno) => return absent(errno),
         };
@@ -164,12 +208,19 @@ impl Root {
         }
         let before = stamp(&stat, now);
         if known.is_some_and(|known| known.proves_same(&before)) {
-            return Ok(Look { seen: Seen::Same, steady: true, bytes: before.size });
+            return Ok(Look {
+                seen: Seen::Same,
+                steady: true,
+                bytes: before.size,
+            });
         }
         if before.size > limit {
             return Ok(Look::gone(reason::TOO_LARGE, before.size));
         }
-        let fd = match self.resolve(page_path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+        let fd = match self.resolve(
+            page_path,
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+        ) {
             Ok(fd) => fd,
             Err(errno) => return absent(errno),
         };
@@ -213,14 +264,31 @@ fn read(mut file: File, limit: u64, now: Timestamp, buffer: &mut Vec<u8>) -> io:
     let after = stamp(&fs::fstat(&file)?, now);
     let hash = ContentHash::from_bytes(*hasher.finalize().as_bytes());
     let steady = before == after && total == before.size;
-    Ok(Look { seen: Seen::File { hash, stamp: Stamp { trusted: steady && before.trusted, ..after } }, steady, bytes: total })
+    Ok(Look {
+        seen: Seen::File {
+            hash,
+            stamp: Stamp {
+                trusted: steady && before.trusted,
+                ..after
+            },
+        },
+        steady,
+        bytes: total,
+    })
 }
 
 fn stamp(stat: &Stat, now: Timestamp) -> Stamp {
-    let nanos = |seconds: i64, rest: u64| seconds.saturating_mul(1_000_000_000).saturating_add_unsigned(rest);
+    let nanos = |seconds: i64, rest: u64| {
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add_unsigned(rest)
+    };
     let modified = nanos(stat.st_mtime, stat.st_mtime_nsec);
     let changed = nanos(stat.st_ctime, stat.st_ctime_nsec);
-    let age = now.as_micros().saturating_mul(1000).saturating_sub(modified.max(changed));
+    let age = now
+        .as_micros()
+        .saturating_mul(1000)
+        .saturating_sub(modified.max(changed));
     Stamp {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified,
@@ -243,7 +311,12 @@ fn open_beneath(dir: &OwnedFd, name: &OsStr, flags: OFlags) -> rustix::io::Resul
 
 /// The same where the kernel does not offer it: one step at a time, none of them through a link.
 fn open_stepwise(dir: &OwnedFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let mut at = fs::openat(dir, c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut at = fs::openat(
+        dir,
+        c".",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut parts = path.iter().peekable();
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
@@ -275,7 +348,9 @@ mod tests {
     }
 
     fn look(root: &Root, path: &str) -> Seen {
-        root.look(path, None, 1000, LATER, &mut Vec::new()).unwrap().seen
+        root.look(path, None, 1000, LATER, &mut Vec::new())
+            .unwrap()
+            .seen
     }
 
     /// Every behaviour with both ways to resolve a path.
@@ -288,7 +363,11 @@ mod tests {
 
     #[test]
     fn a_file_is_hashed() {
-        both(|_, root| assert!(matches!(look(root, "d/a"), Seen::File { hash, .. } if hash == ContentHash::of(b"x"))));
+        both(|_, root| {
+            assert!(
+                matches!(look(root, "d/a"), Seen::File { hash, .. } if hash == ContentHash::of(b"x"))
+            )
+        });
     }
 
     #[test]
@@ -298,7 +377,12 @@ mod tests {
                 assert!(matches!(look(root, path), Seen::Gone(_)), "{path}");
             }
             assert!(root.list("link", LATER).is_err());
-            let mut names: Vec<_> = root.list("", LATER).unwrap().into_iter().map(|item| item.path).collect();
+            let mut names: Vec<_> = root
+                .list("", LATER)
+                .unwrap()
+                .into_iter()
+                .map(|item| item.path)
+                .collect();
             names.sort();
             assert_eq!(names, ["d"]);
         });
@@ -319,22 +403,41 @@ mod tests {
     #[test]
     fn a_recent_file_is_not_proved_same_by_its_stamp() {
         let (_dir, root) = tree();
-        let stamp_at = |now| match root.look("d/a", None, 1000, now, &mut Vec::new()).unwrap().seen {
+        let stamp_at = |now| match root
+            .look("d/a", None, 1000, now, &mut Vec::new())
+            .unwrap()
+            .seen
+        {
             Seen::File { stamp, .. } => stamp,
             other => panic!("{other:?}"),
         };
         let (racy, old) = (stamp_at(EARLY), stamp_at(LATER));
         assert!(!racy.trusted);
-        assert!(matches!(root.look("d/a", Some(&racy), 1000, LATER, &mut Vec::new()).unwrap().seen, Seen::File { .. }));
-        assert_eq!(root.look("d/a", Some(&old), 1000, LATER, &mut Vec::new()).unwrap().seen, Seen::Same);
+        assert!(matches!(
+            root.look("d/a", Some(&racy), 1000, LATER, &mut Vec::new())
+                .unwrap()
+                .seen,
+            Seen::File { .. }
+        ));
+        assert_eq!(
+            root.look("d/a", Some(&old), 1000, LATER, &mut Vec::new())
+                .unwrap()
+                .seen,
+            Seen::Same
+        );
     }
 
     #[test]
     fn a_file_over_the_bound_is_reported_with_its_size() {
         let (dir, root) = tree();
         fs::write(dir.path().join("big"), vec![0; 1001]).unwrap();
-        let look = root.look("big", None, 1000, LATER, &mut Vec::new()).unwrap();
-        assert_eq!((look.seen, look.bytes), (Seen::Gone(reason::TOO_LARGE), 1001));
+        let look = root
+            .look("big", None, 1000, LATER, &mut Vec::new())
+            .unwrap();
+        assert_eq!(
+            (look.seen, look.bytes),
+            (Seen::Gone(reason::TOO_LARGE), 1001)
+        );
     }
 
     #[test]

@@ -40,7 +40,10 @@ pub struct SettleConfig {
 
 impl Default for SettleConfig {
     fn default() -> Self {
-        Self { rest: DEFAULT_REST, max_wait: DEFAULT_MAX_WAIT }
+        Self {
+            rest: DEFAULT_REST,
+            max_wait: DEFAULT_MAX_WAIT,
+        }
     }
 }
 
@@ -84,7 +87,12 @@ pub struct Settle {
 impl Settle {
     /// Nothing dirty.
     pub fn new(config: SettleConfig, max_dirty: usize) -> Self {
-        Self { config, max_dirty, pages: HashMap::new(), due: BTreeSet::new() }
+        Self {
+            config,
+            max_dirty,
+            pages: HashMap::new(),
+            due: BTreeSet::new(),
+        }
     }
 
     /// Notes a sign of change.
@@ -117,7 +125,10 @@ impl Settle {
             return false;
         }
         let due = (now + self.config.rest * MOVING_FACTOR).min(latest);
-        let first = self.pages.get(&ripe.path).map_or(ripe.first, |dirty| dirty.first.min(ripe.first));
+        let first = self
+            .pages
+            .get(&ripe.path)
+            .map_or(ripe.first, |dirty| dirty.first.min(ripe.first));
         self.put(ripe.path.clone(), first, due).is_ok()
     }
 
@@ -130,7 +141,10 @@ impl Settle {
         match self.pages.get_mut(&path) {
             Some(dirty) if dirty.due == due => return Ok(()),
             Some(dirty) => {
-                let (_, path) = self.due.take(&(dirty.due, path)).expect("every dirty page has one due entry");
+                let (_, path) = self
+                    .due
+                    .take(&(dirty.due, path))
+                    .expect("every dirty page has one due entry");
                 *dirty = Dirty { first, due };
                 self.due.insert((due, path));
             }
@@ -152,7 +166,9 @@ impl Settle {
     pub fn take_due(&mut self, now: Mono, max: usize) -> Vec<Ripe> {
         let mut ripe = Vec::new();
         while ripe.len() < max && self.next_due().is_some_and(|due| due <= now) {
-            let Some((_, path)) = self.due.pop_first() else { break };
+            let Some((_, path)) = self.due.pop_first() else {
+                break;
+            };
             if let Some(Dirty { first, .. }) = self.pages.remove(&path) {
                 ripe.push(Ripe { path, first });
             }
@@ -163,6 +179,11 @@ impl Settle {
     /// Number of dirty pages.
     pub fn len(&self) -> usize {
         self.pages.len()
+    }
+
+    /// Whether no page is dirty.
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
     }
 
     /// Forgets all marks, because a rescan is about to find what they stood for.
@@ -185,7 +206,13 @@ mod tests {
     }
 
     fn settle() -> Settle {
-        Settle::new(SettleConfig { rest: REST, max_wait: MAX }, 100)
+        Settle::new(
+            SettleConfig {
+                rest: REST,
+                max_wait: MAX,
+            },
+            100,
+        )
     }
 
     fn paths(ripe: &[Ripe]) -> Vec<&str> {
@@ -217,13 +244,22 @@ mod tests {
             settle.mark("a".into(), Motion::Settled, at(ms)).unwrap();
             assert_eq!(settle.take_due(at(ms), 9), []);
         }
-        assert_eq!(settle.take_due(at(1000), 9), [Ripe { path: "a".into(), first: at(0) }]);
+        assert_eq!(
+            settle.take_due(at(1000), 9),
+            [Ripe {
+                path: "a".into(),
+                first: at(0)
+            }]
+        );
     }
 
     #[test]
     fn a_page_that_changed_under_the_eyes_rests_again_but_not_for_ever() {
         let mut settle = settle();
-        let ripe = Ripe { path: "a".into(), first: at(0) };
+        let ripe = Ripe {
+            path: "a".into(),
+            first: at(0),
+        };
         assert!(settle.again(&ripe, at(950)));
         assert_eq!(settle.take_due(at(1000), 9), std::slice::from_ref(&ripe));
         assert!(!settle.again(&ripe, at(1000)));
@@ -232,7 +268,13 @@ mod tests {
 
     #[test]
     fn zero_rest_is_ripe_at_once() {
-        let mut settle = Settle::new(SettleConfig { rest: Duration::ZERO, max_wait: Duration::ZERO }, 9);
+        let mut settle = Settle::new(
+            SettleConfig {
+                rest: Duration::ZERO,
+                max_wait: Duration::ZERO,
+            },
+            9,
+        );
         settle.mark("a".into(), Motion::Moving, at(3)).unwrap();
         assert_eq!(paths(&settle.take_due(at(3), 9)), ["a"]);
     }
@@ -241,7 +283,10 @@ mod tests {
     fn one_page_too_many_overflows_and_known_pages_still_mark() {
         let mut settle = Settle::new(SettleConfig::default(), 1);
         settle.mark("a".into(), Motion::Settled, at(0)).unwrap();
-        assert_eq!(settle.mark("b".into(), Motion::Settled, at(0)), Err(Overflow));
+        assert_eq!(
+            settle.mark("b".into(), Motion::Settled, at(0)),
+            Err(Overflow)
+        );
         assert_eq!(settle.mark("a".into(), Motion::Settled, at(1)), Ok(()));
     }
 

@@ -22,15 +22,29 @@ pub struct Stamp {
 impl Stamp {
     /// Whether a file with these signs now surely has the content it had at this stamp.
     pub fn proves_same(&self, now: &Self) -> bool {
-        self.trusted && Self { trusted: true, ..*now } == *self
+        self.trusted
+            && Self {
+                trusted: true,
+                ..*now
+            } == *self
     }
 }
 
 /// `size.modified.changed.inode.trusted`, as stored with a page.
 impl std::fmt::Display for Stamp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { size, modified, changed, inode, trusted } = self;
-        write!(f, "{size}.{modified}.{changed}.{inode}.{}", u8::from(*trusted))
+        let Self {
+            size,
+            modified,
+            changed,
+            inode,
+            trusted,
+        } = self;
+        write!(
+            f,
+            "{size}.{modified}.{changed}.{inode}.{}",
+            u8::from(*trusted)
+        )
     }
 }
 
@@ -104,7 +118,10 @@ pub struct Table {
 impl Table {
     /// A table for at most `max` pages. More may be put in with [`Table::load`].
     pub fn new(max: usize) -> Self {
-        Self { pages: BTreeMap::new(), max }
+        Self {
+            pages: BTreeMap::new(),
+            max,
+        }
     }
 
     /// Takes over a page that was known before.
@@ -129,7 +146,15 @@ impl Table {
             (None, Seen::Gone(_) | Seen::Same) => Verdict::Nothing,
             (None, Seen::File { .. }) if !room => Verdict::NoRoom,
             (None, Seen::File { hash, stamp }) => {
-                self.pages.insert(path.clone(), Entry { version: 1, hash, stamp, met });
+                self.pages.insert(
+                    path.clone(),
+                    Entry {
+                        version: 1,
+                        hash,
+                        stamp,
+                        met,
+                    },
+                );
                 Verdict::Changed(ChangeKind::Added)
             }
             (Some(known), Seen::Same) => {
@@ -138,27 +163,48 @@ impl Table {
             }
             (Some(known), Seen::File { hash, stamp }) if known.hash == hash => {
                 let new = known.stamp != stamp;
-                *known = Entry { stamp, met, ..*known };
-                if new { Verdict::Restamped } else { Verdict::Nothing }
+                *known = Entry {
+                    stamp,
+                    met,
+                    ..*known
+                };
+                if new {
+                    Verdict::Restamped
+                } else {
+                    Verdict::Nothing
+                }
             }
             (Some(known), Seen::File { hash, stamp }) => {
-                *known = Entry { version: known.version.saturating_add(1), hash, stamp, met };
+                *known = Entry {
+                    version: known.version.saturating_add(1),
+                    hash,
+                    stamp,
+                    met,
+                };
                 Verdict::Changed(ChangeKind::Replaced { edit_diff: None })
             }
             (Some(_), Seen::Gone(reason)) => {
                 self.pages.remove(path);
-                Verdict::Changed(ChangeKind::Invalidated { reason: reason.into() })
+                Verdict::Changed(ChangeKind::Invalidated {
+                    reason: reason.into(),
+                })
             }
         }
     }
 
     /// Notes that the scan `met` came by this page. `false` if it is not known.
     pub fn meet(&mut self, path: &str, met: u32) -> bool {
-        self.pages.get_mut(path).map(|entry| entry.met = met).is_some()
+        self.pages
+            .get_mut(path)
+            .map(|entry| entry.met = met)
+            .is_some()
     }
 
     /// Pages in the directory `path`, at any depth.
-    pub fn under<'a>(&'a self, path: &str) -> impl Iterator<Item = (&'a Arc<str>, &'a Entry)> + use<'a> {
+    pub fn under<'a>(
+        &'a self,
+        path: &str,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Entry)> + use<'a> {
         let (from, prefix) = if path.is_empty() {
             (Bound::Unbounded, String::new())
         } else {
@@ -169,7 +215,9 @@ impl Table {
             Bound::Included(text) => Bound::Included(text.as_str()),
             _ => Bound::Unbounded,
         };
-        self.pages.range::<str, _>((from, Bound::Unbounded)).take_while(move |(path, _)| path.starts_with(&prefix))
+        self.pages
+            .range::<str, _>((from, Bound::Unbounded))
+            .take_while(move |(path, _)| path.starts_with(&prefix))
     }
 }
 
@@ -182,7 +230,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn file(content: &[u8]) -> Seen {
-        Seen::File { hash: ContentHash::of(content), stamp: Stamp { size: content.len() as u64, ..Stamp::default() } }
+        Seen::File {
+            hash: ContentHash::of(content),
+            stamp: Stamp {
+                size: content.len() as u64,
+                ..Stamp::default()
+            },
+        }
     }
 
     #[test]
@@ -191,11 +245,19 @@ mod tests {
         let path: Arc<str> = "a".into();
         let gone = Seen::Gone(reason::DELETED);
         assert_eq!(table.take(&path, gone, 0), Verdict::Nothing);
-        assert_eq!(table.take(&path, file(b"1"), 0), Verdict::Changed(ChangeKind::Added));
+        assert_eq!(
+            table.take(&path, file(b"1"), 0),
+            Verdict::Changed(ChangeKind::Added)
+        );
         assert_eq!(table.take(&path, file(b"1"), 0), Verdict::Nothing);
-        assert_eq!(table.take(&path, file(b"2"), 0), Verdict::Changed(ChangeKind::Replaced { edit_diff: None }));
+        assert_eq!(
+            table.take(&path, file(b"2"), 0),
+            Verdict::Changed(ChangeKind::Replaced { edit_diff: None })
+        );
         assert_eq!(table.get("a").unwrap().version, 2);
-        let deleted = ChangeKind::Invalidated { reason: "deleted".into() };
+        let deleted = ChangeKind::Invalidated {
+            reason: "deleted".into(),
+        };
         assert_eq!(table.take(&path, gone, 0), Verdict::Changed(deleted));
         assert_eq!(table.take(&path, gone, 0), Verdict::Nothing);
     }
@@ -205,8 +267,13 @@ mod tests {
         let mut table = Table::new(9);
         let path: Arc<str> = "a".into();
         table.take(&path, file(b"1"), 0);
-        let touched =
-            Seen::File { hash: ContentHash::of(b"1"), stamp: Stamp { modified: 5, ..Stamp::default() } };
+        let touched = Seen::File {
+            hash: ContentHash::of(b"1"),
+            stamp: Stamp {
+                modified: 5,
+                ..Stamp::default()
+            },
+        };
         assert_eq!(table.take(&path, touched, 0), Verdict::Restamped);
         assert_eq!(table.get("a").unwrap().version, 1);
     }
@@ -216,7 +283,10 @@ mod tests {
         let mut table = Table::new(1);
         table.take(&"a".into(), file(b"1"), 0);
         assert_eq!(table.take(&"b".into(), file(b"1"), 0), Verdict::NoRoom);
-        assert!(matches!(table.take(&"a".into(), file(b"2"), 0), Verdict::Changed(_)));
+        assert!(matches!(
+            table.take(&"a".into(), file(b"2"), 0),
+            Verdict::Changed(_)
+        ));
     }
 
     #[test]
@@ -225,7 +295,13 @@ mod tests {
         for path in ["a", "a-b", "a/x", "a/y/z", "a0", "b/x"] {
             table.take(&path.into(), file(b"1"), 0);
         }
-        assert_eq!(table.under("a").map(|(path, _)| &**path).collect::<Vec<_>>(), ["a/x", "a/y/z"]);
+        assert_eq!(
+            table
+                .under("a")
+                .map(|(path, _)| &**path)
+                .collect::<Vec<_>>(),
+            ["a/x", "a/y/z"]
+        );
         assert_eq!(table.under("").count(), 6);
     }
 

@@ -53,14 +53,28 @@ impl Worker {
     }
 
     /// Something came, went or was moved at `page`, perhaps a directory.
-    pub fn restructure(&mut self, page: &str, motion: Motion, out: &Outside<'_>) -> Result<(), SourceError> {
-        let below: Vec<Arc<str>> = self.table.under(page).map(|(path, _)| path.clone()).collect();
+    pub fn restructure(
+        &mut self,
+        page: &str,
+        motion: Motion,
+        out: &Outside<'_>,
+    ) -> Result<(), SourceError> {
+        let below: Vec<Arc<str>> = self
+            .table
+            .under(page)
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in below {
             self.mark(&path, Motion::Moving);
         }
         self.mark(page, motion);
         let entered = path::ancestors(page).all(|part| self.filter.enters(part));
-        if entered && self.root.as_ref().is_some_and(|root| root.is_directory(page)) {
+        if entered
+            && self
+                .root
+                .as_ref()
+                .is_some_and(|root| root.is_directory(page))
+        {
             self.walk(page, Found::Rest, out)?;
         }
         Ok(())
@@ -69,7 +83,9 @@ impl Worker {
     /// Known pages that the current scan did not come by.
     fn unmet(&self) -> Vec<Arc<str>> {
         let all = self.table.under("");
-        all.filter(|(_, entry)| entry.met != self.scan).map(|(path, _)| path.clone()).collect()
+        all.filter(|(_, entry)| entry.met != self.scan)
+            .map(|(path, _)| path.clone())
+            .collect()
     }
 
     /// Goes through a directory and all below it; each is watched before it is listed.
@@ -81,7 +97,9 @@ impl Worker {
             }
             out.beat();
             self.watch_directory(&directory, out)?;
-            let Some(root) = &self.root else { return Ok(()) };
+            let Some(root) = &self.root else {
+                return Ok(());
+            };
             match root.list(&directory, self.wall()) {
                 Ok(items) => self.take_items(items, &mut stack, found, out)?,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -92,13 +110,18 @@ impl Worker {
     }
 
     fn watch_directory(&mut self, directory: &str, out: &Outside<'_>) -> Result<(), SourceError> {
-        let (Some(watches), Some(root)) = (&mut self.watches, &self.root) else { return Ok(()) };
+        let (Some(watches), Some(root)) = (&mut self.watches, &self.root) else {
+            return Ok(());
+        };
         match watches.add(&root.file(directory)) {
             Ok(()) | Err(WatchError::Vanished) => Ok(()),
             Err(limit @ WatchError::Limit(_)) => self.fall_back(limit, out),
-            Err(WatchError::Other(problem)) => {
-                self.problem(&directory.into(), directory, PageProblem::Unreadable(problem), out)
-            }
+            Err(WatchError::Other(problem)) => self.problem(
+                &directory.into(),
+                directory,
+                PageProblem::Unreadable(problem),
+                out,
+            ),
         }
     }
 
@@ -121,15 +144,28 @@ impl Worker {
         Ok(())
     }
 
-    fn take_file(&mut self, item: &Item, found: Found, out: &Outside<'_>) -> Result<(), SourceError> {
+    fn take_file(
+        &mut self,
+        item: &Item,
+        found: Found,
+        out: &Outside<'_>,
+    ) -> Result<(), SourceError> {
         let known = self.table.get(&item.path).map(|entry| entry.stamp);
-        let same = known.zip(item.stamp).is_some_and(|(known, now)| known.proves_same(&now));
+        let same = known
+            .zip(item.stamp)
+            .is_some_and(|(known, now)| known.proves_same(&now));
         if same && self.filter.takes(&item.path) {
             self.table.meet(&item.path, self.scan);
         } else if found == Found::Now {
             if self.filter.takes(&item.path) {
                 let first = self.now();
-                self.look_at(&Ripe { path: item.path.as_str().into(), first }, out)?;
+                self.look_at(
+                    &Ripe {
+                        path: item.path.as_str().into(),
+                        first,
+                    },
+                    out,
+                )?;
             }
         } else {
             self.table.meet(&item.path, self.scan);
@@ -145,10 +181,19 @@ impl Worker {
         error: &std::io::Error,
         out: &Outside<'_>,
     ) -> Result<(), SourceError> {
-        let below: Vec<Arc<str>> = self.table.under(directory).map(|(path, _)| path.clone()).collect();
+        let below: Vec<Arc<str>> = self
+            .table
+            .under(directory)
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in below {
             self.table.meet(&path, self.scan);
         }
-        self.problem(&directory.into(), directory, PageProblem::Unreadable(error.to_string()), out)
+        self.problem(
+            &directory.into(),
+            directory,
+            PageProblem::Unreadable(error.to_string()),
+            out,
+        )
     }
 }

@@ -80,7 +80,12 @@ impl Hints {
                 state
                     .paths
                     .entry(path)
-                    .and_modify(|old| *old = Hint { motion: hint.motion, structure: old.structure || hint.structure })
+                    .and_modify(|old| {
+                        *old = Hint {
+                            motion: hint.motion,
+                            structure: old.structure || hint.structure,
+                        }
+                    })
                     .or_insert(hint);
             }
             if state.paths.len() > MAX_HINTS {
@@ -94,7 +99,9 @@ impl Hints {
     pub fn wait(&self, limit: Duration) -> Gathered {
         let (state, wake) = &*self.0;
         let mut state = state.lock();
-        let idle = |state: &mut Gathered| !state.closed && state.rescan.is_none() && state.paths.is_empty();
+        let idle = |state: &mut Gathered| {
+            !state.closed && state.rescan.is_none() && state.paths.is_empty()
+        };
         if !limit.is_zero() {
             let _timed_out = wake.wait_while_for(&mut state, idle, limit);
         }
@@ -123,11 +130,15 @@ fn hint(kind: &EventKind) -> Option<Hint> {
     let (motion, structure) = match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => (Motion::Settled, false),
         // The old and the new name came as two notifications before.
-        EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return None,
+        EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => {
+            return None;
+        }
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => (Motion::Settled, true),
         EventKind::Create(CreateKind::File)
         | EventKind::Remove(RemoveKind::File)
-        | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => (Motion::Moving, false),
+        | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => {
+            (Motion::Moving, false)
+        }
         _ => (Motion::Moving, true),
     };
     Some(Hint { motion, structure })
@@ -150,15 +161,15 @@ impl From<notify::Error> for WatchError {
     fn from(error: notify::Error) -> Self {
         match &error.kind {
             ErrorKind::PathNotFound => Self::Vanished,
-            ErrorKind::MaxFilesWatch => {
-                Self::Limit("the limit of file watches is reached (fs.inotify.max_user_watches)".into())
-            }
+            ErrorKind::MaxFilesWatch => Self::Limit(
+                "the limit of file watches is reached (fs.inotify.max_user_watches)".into(),
+            ),
             ErrorKind::Io(io) => match io.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Vanished,
                 // EMFILE, ENFILE
-                _ if matches!(io.raw_os_error(), Some(24 | 23)) => {
-                    Self::Limit("the limit of watchers is reached (fs.inotify.max_user_instances)".into())
-                }
+                _ if matches!(io.raw_os_error(), Some(24 | 23)) => Self::Limit(
+                    "the limit of watchers is reached (fs.inotify.max_user_instances)".into(),
+                ),
                 _ => Self::Other(io.to_string()),
             },
             _ => Self::Other(error.to_string()),
@@ -210,7 +221,10 @@ mod tests {
         hints.take_in(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
         hints.take_in(event(EventKind::Create(CreateKind::File), "/b"));
         let gathered = hints.wait(NOW);
-        assert_eq!((gathered.rescan, gathered.paths.len()), (Some("notifications were lost"), 0));
+        assert_eq!(
+            (gathered.rescan, gathered.paths.len()),
+            (Some("notifications were lost"), 0)
+        );
         assert_eq!(hints.wait(NOW).rescan, None);
     }
 
@@ -218,17 +232,32 @@ mod tests {
     fn hints_of_one_path_gather_into_one_and_the_last_motion_counts() {
         let hints = Hints::default();
         hints.take_in(event(EventKind::Create(CreateKind::Folder), "/a"));
-        hints.take_in(event(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/a"));
-        hints.take_in(event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/a"));
+        hints.take_in(event(
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+            "/a",
+        ));
+        hints.take_in(event(
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            "/a",
+        ));
         let paths = hints.wait(NOW).paths;
-        assert_eq!(paths[Path::new("/a")], Hint { motion: Motion::Settled, structure: true });
+        assert_eq!(
+            paths[Path::new("/a")],
+            Hint {
+                motion: Motion::Settled,
+                structure: true
+            }
+        );
         assert_eq!(paths.len(), 1);
     }
 
     #[test]
     fn reading_a_file_hints_at_nothing() {
         let hints = Hints::default();
-        hints.take_in(event(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/a"));
+        hints.take_in(event(
+            EventKind::Access(AccessKind::Open(AccessMode::Any)),
+            "/a",
+        ));
         assert_eq!(hints.wait(NOW).paths.len(), 0);
     }
 
@@ -257,6 +286,9 @@ mod tests {
         let instances = notify::Error::io(io::Error::from_raw_os_error(24));
         assert!(matches!(WatchError::from(instances), WatchError::Limit(_)));
         let mut watches = Watches::new(Hints::default()).unwrap();
-        assert_eq!(watches.add(Path::new("/no/such/directory")), Err(WatchError::Vanished));
+        assert_eq!(
+            watches.add(Path::new("/no/such/directory")),
+            Err(WatchError::Vanished)
+        );
     }
 }

@@ -7,21 +7,16 @@ use volary_kernel::{Mono, SharedClock, Timestamp};
 use super::{
     FilesConfig, Initial, WatchMode,
     root::Root,
-    settle::{MAX_DIRTY, Motion, Ripe, Settle},
-    table::{EXCLUDED, Entry, Seen, Stamp, Table, Verdict},
+    settle::{MAX_DIRTY, Motion, Settle},
+    table::{Entry, Stamp, Table},
     watch::{Gathered, Hints, WatchError, Watches},
 };
 use crate::{
-    page::{ChangeKind, ContentHash, Cursor, Extra, reason},
-    path,
+    page::Cursor,
     pattern::Filter,
-    source::{BATCH_MAX, BEAT_EVERY, Notice, PageProblem, PageState, SourceChange, SourceError, SourceItem, Start},
+    source::{BEAT_EVERY, Notice, PageState, SourceChange, SourceError, SourceItem, Start},
 };
 
-/// Page problems remembered so that each is reported once.
-const MAX_REPORTED: usize = 1024;
-/// Unreadable pages that are tried again every [`BEAT_EVERY`]; others wait for the next rescan.
-const MAX_RETRIED: usize = 1024;
 /// Rescans in a row without a wait; then 100 ms, doubling to 10 s.
 const FREE_RESCANS: u32 = 3;
 const RESCAN_QUIET: Duration = Duration::from_secs(60);
@@ -65,15 +60,15 @@ pub struct Worker {
     /// Number of the current scan: what was met in it need not be looked for.
     pub scan: u32,
     pub timers: Timers,
-    baseline: bool,
+    pub baseline: bool,
     first_ever: bool,
     caught_up: bool,
-    cursor: Cursor,
-    changes: Vec<SourceChange>,
-    states: Vec<PageState>,
-    reported: HashSet<(Arc<str>, &'static str)>,
-    retried: Vec<Arc<str>>,
-    buffer: Vec<u8>,
+    pub cursor: Cursor,
+    pub changes: Vec<SourceChange>,
+    pub states: Vec<PageState>,
+    pub reported: HashSet<(Arc<str>, &'static str)>,
+    pub retried: Vec<Arc<str>>,
+    pub buffer: Vec<u8>,
 }
 
 impl Worker {
@@ -88,7 +83,15 @@ impl Worker {
         let first_ever = start.cursor.is_none();
         for (path, state) in start.known {
             let stamp = Stamp::from(&*state.stamp);
-            table.load(path, Entry { version: state.version, hash: state.content_hash, stamp, met: 0 });
+            table.load(
+                path,
+                Entry {
+                    version: state.version,
+                    hash: state.content_hash,
+                    stamp,
+                    met: 0,
+                },
+            );
         }
         Self {
             settle: Settle::new(config.settle, MAX_DIRTY),
@@ -125,7 +128,9 @@ impl Worker {
         self.timers.root_check = self.now() + BEAT_EVERY;
         match Root::open(&self.config.root) {
             Ok(root) => self.arrive(root, span, &out)?,
-            Err(error) if self.first_ever || span == Span::Once => return Err(self.root_missing(&error)),
+            Err(error) if self.first_ever || span == Span::Once => {
+                return Err(self.root_missing(&error));
+            }
             // Perhaps a disk that is not mounted yet: wait for it, and take nothing for deleted before it was seen.
             Err(error) => out.notice(Notice::Away(error.to_string()))?,
         }
@@ -136,7 +141,10 @@ impl Worker {
     }
 
     fn root_missing(&self, error: &std::io::Error) -> SourceError {
-        SourceError::RootMissing { root: self.config.root.display().to_string(), problem: error.to_string() }
+        SourceError::RootMissing {
+            root: self.config.root.display().to_string(),
+            problem: error.to_string(),
+        }
     }
 
     pub fn now(&self) -> Mono {
@@ -159,7 +167,9 @@ impl Worker {
         if !self.hints.is_closed() {
             self.baseline = false;
             self.caught_up = true;
-            out.send(SourceItem::CaughtUp { pages: self.table.len() })?;
+            out.send(SourceItem::CaughtUp {
+                pages: self.table.len(),
+            })?;
         }
         Ok(())
     }
@@ -179,7 +189,7 @@ impl Worker {
     }
 
     fn turn(&mut self, out: &Outside<'_>) -> Result<(), SourceError> {
-        (out.beat)();
+        out.beat();
         let gathered = self.hints.wait(self.next_wake() - self.now());
         self.take_hints(gathered, out)?;
         self.run_timers(out)?;
@@ -189,7 +199,10 @@ impl Worker {
     fn next_wake(&self) -> Mono {
         let rescan = self.timers.rescan.map(|(at, _)| at);
         let times = [self.settle.next_due(), self.timers.everything, rescan];
-        times.into_iter().flatten().fold(self.timers.root_check, Mono::min)
+        times
+            .into_iter()
+            .flatten()
+            .fold(self.timers.root_check, Mono::min)
     }
 
     fn run_timers(&mut self, out: &Outside<'_>) -> Result<(), SourceError> {
@@ -214,7 +227,11 @@ impl Worker {
     }
 
     pub fn plan_next_look(&mut self) {
-        let every = if self.polling { Some(self.config.poll_interval) } else { self.config.rescan_interval };
+        let every = if self.polling {
+            Some(self.config.poll_interval)
+        } else {
+            self.config.rescan_interval
+        };
         self.timers.everything = every.map(|every| self.now() + every);
     }
 
@@ -225,7 +242,11 @@ impl Worker {
         if timers.rescan.is_some() {
             return;
         }
-        timers.rescans = if now - timers.last_rescan > RESCAN_QUIET { 1 } else { timers.rescans.saturating_add(1) };
+        timers.rescans = if now - timers.last_rescan > RESCAN_QUIET {
+            1
+        } else {
+            timers.rescans.saturating_add(1)
+        };
         timers.last_rescan = now;
         let wait = match timers.rescans.checked_sub(FREE_RESCANS + 1) {
             None => Duration::ZERO,
@@ -294,23 +315,31 @@ impl Worker {
             WatchError::Vanished => "it vanished".to_owned(),
         };
         if self.config.watch == WatchMode::Notify {
-            return Err(SourceError::WatchLimit { root: self.config.root.display().to_string(), problem });
+            return Err(SourceError::WatchLimit {
+                root: self.config.root.display().to_string(),
+                problem,
+            });
         }
         self.watches = None;
         self.polling = true;
         self.plan_next_look();
-        out.notice(Notice::FellBack { reason: problem, every: self.config.poll_interval })
+        out.notice(Notice::FellBack {
+            reason: problem,
+            every: self.config.poll_interval,
+        })
     }
 
     // --- hints -----------------------------------------------------------------------------------
 
-    fn take_hints(&mut self, gathered: Gathered, out: &Outside<'_>) -> Result<(), SourceError> {
+    pub fn take_hints(&mut self, gathered: Gathered, out: &Outside<'_>) -> Result<(), SourceError> {
         if let Some(reason) = gathered.rescan {
             self.plan_rescan(reason);
         }
         let mut root_hinted = false;
         for (file, hint) in gathered.paths {
-            let Some(page) = self.root.as_ref().and_then(|root| root.page_path(&file)) else { continue };
+            let Some(page) = self.root.as_ref().and_then(|root| root.page_path(&file)) else {
+                continue;
+            };
             if page.is_empty() {
                 root_hinted = true;
             } else if hint.structure {
@@ -319,7 +348,11 @@ impl Worker {
                 self.mark(&page, hint.motion);
             }
         }
-        if root_hinted { self.check_root(out) } else { Ok(()) }
+        if root_hinted {
+            self.check_root(out)
+        } else {
+            Ok(())
+        }
     }
 
     /// Marks a page dirty if it is one, known or possible.
@@ -331,161 +364,10 @@ impl Worker {
             }
         }
     }
-
-    // --- looking ---------------------------------------------------------------------------------
-
-    fn look_at_ripe(&mut self, out: &Outside<'_>) -> Result<(), SourceError> {
-        loop {
-            let ripe = self.settle.take_due(self.now(), BATCH_MAX);
-            let last = ripe.len() < BATCH_MAX;
-            for ripe in ripe {
-                self.look_at(&ripe, out)?;
-            }
-            self.flush(out)?;
-            (out.beat)();
-            // More than one batch: new hints come first, or the operating system's queue may run over.
-            if last || self.hints.is_closed() {
-                return Ok(());
-            }
-            let gathered = self.hints.wait(Duration::ZERO);
-            self.take_hints(gathered, out)?;
-        }
-    }
-
-    /// Looks at one page and notes what there is to tell.
-    pub fn look_at(&mut self, ripe: &Ripe, out: &Outside<'_>) -> Result<(), SourceError> {
-        let Some((seen, bytes)) = self.see(ripe, out)? else { return Ok(()) };
-        let previous = self.table.get(&ripe.path).map(|entry| entry.hash);
-        match self.table.take(&ripe.path, seen, self.scan) {
-            Verdict::Nothing => Ok(()),
-            Verdict::NoRoom => {
-                let limit = self.config.max_pages;
-                self.problem(&ripe.path, "", PageProblem::NoRoom { limit }, out)
-            }
-            Verdict::Restamped => {
-                let state = self.state_of(&ripe.path, previous);
-                self.states.push(state);
-                self.flush_if_full(out)
-            }
-            Verdict::Changed(kind) => self.changed(ripe, kind, previous, bytes, out),
-        }
-    }
-
-    /// What is there; `None` if it has to be looked at again later.
-    fn see(&mut self, ripe: &Ripe, out: &Outside<'_>) -> Result<Option<(Seen, u64)>, SourceError> {
-        if !self.filter.takes(&ripe.path) {
-            return Ok(Some((EXCLUDED, 0)));
-        }
-        let Some(root) = &self.root else { return Ok(Some((Seen::Gone(reason::DELETED), 0))) };
-        let known = self.table.get(&ripe.path).map(|entry| entry.stamp);
-        let limit = self.config.max_file_bytes;
-        let look = root.look(&ripe.path, known.as_ref(), limit, self.clock.wall(), &mut self.buffer);
-        match look {
-            Ok(look) if !look.steady && self.settle.again(ripe, self.now()) => Ok(None),
-            Ok(look) => {
-                if look.seen == Seen::Gone(reason::TOO_LARGE) {
-                    let problem = PageProblem::TooLarge { bytes: look.bytes, limit };
-                    self.problem(&ripe.path, &ripe.path, problem, out)?;
-                } else if !self.reported.is_empty() {
-                    self.reported.remove(&(ripe.path.clone(), "too_large"));
-                    self.reported.remove(&(ripe.path.clone(), "unreadable"));
-                }
-                Ok(Some((look.seen, look.bytes)))
-            }
-            Err(error) => {
-                self.problem(&ripe.path, &ripe.path, PageProblem::Unreadable(error.to_string()), out)?;
-                if self.retried.len() < MAX_RETRIED {
-                    self.retried.push(ripe.path.clone());
-                }
-                Ok(None)
-            }
-        }
-    }
-
-    fn changed(
-        &mut self,
-        ripe: &Ripe,
-        kind: ChangeKind,
-        previous: Option<ContentHash>,
-        bytes: u64,
-        out: &Outside<'_>,
-    ) -> Result<(), SourceError> {
-        if kind == ChangeKind::Added && path::is_escaped(&ripe.path) {
-            self.problem(&ripe.path, &ripe.path, PageProblem::EscapedName, out)?;
-        }
-        if matches!(kind, ChangeKind::Invalidated { .. }) {
-            self.reported.remove(&("".into(), "no_room"));
-        }
-        let state = self.state_of(&ripe.path, previous);
-        if self.baseline {
-            self.states.push(state);
-            return self.flush_if_full(out);
-        }
-        self.cursor = self.cursor.next();
-        let entry = self.table.get(&ripe.path);
-        let effective_at = entry.map(|entry| Timestamp::from_micros(entry.stamp.modified / 1000));
-        let mut extra =
-            Extra { relative_path: Some(ripe.path.clone()), effective_at, ..Extra::default() };
-        let file = path::file_path(&ripe.path);
-        if let Some(file) = self.config.root.join(file).to_str() {
-            extra.other.insert("file".into(), file.into());
-        }
-        if entry.is_some() {
-            extra.other.insert("bytes".into(), bytes.into());
-        }
-        let settled_for = self.now() - ripe.first;
-        self.changes.push(SourceChange { cursor: self.cursor, kind, state, previous, extra, settled_for });
-        self.flush_if_full(out)
-    }
-
-    fn state_of(&self, path: &Arc<str>, previous: Option<ContentHash>) -> PageState {
-        let entry = self.table.get(path);
-        PageState {
-            path: path.clone(),
-            data_type: self.config.data_type.clone(),
-            version: entry.map_or(0, |entry| entry.version),
-            content_hash: entry.map(|entry| entry.hash).or(previous).unwrap_or_else(|| ContentHash::of(b"")),
-            metadata: std::collections::BTreeMap::new(),
-            links: Vec::new(),
-            stamp: entry.map_or_else(|| "".into(), |entry| entry.stamp.to_string().into()),
-        }
-    }
-
-    /// Reports a problem, once for each `key` while it lasts.
-    pub fn problem(
-        &mut self,
-        path: &Arc<str>,
-        key: &str,
-        problem: PageProblem,
-        out: &Outside<'_>,
-    ) -> Result<(), SourceError> {
-        let key = (Arc::from(key), problem.code());
-        if self.reported.len() >= MAX_REPORTED || !self.reported.insert(key) {
-            return Ok(());
-        }
-        out.notice(Notice::Page { path: path.clone(), problem })
-    }
-
-    // --- sending ---------------------------------------------------------------------------------
-
-    fn flush_if_full(&mut self, out: &Outside<'_>) -> Result<(), SourceError> {
-        if self.changes.len() >= BATCH_MAX || self.states.len() >= BATCH_MAX { self.flush(out) } else { Ok(()) }
-    }
-
-    pub fn flush(&mut self, out: &Outside<'_>) -> Result<(), SourceError> {
-        // States first: one that was pushed before a change of the same page must not come after it.
-        if !self.states.is_empty() {
-            out.send(SourceItem::States(std::mem::take(&mut self.states)))?;
-        }
-        if !self.changes.is_empty() {
-            out.send(SourceItem::Changes(std::mem::take(&mut self.changes)))?;
-        }
-        Ok(())
-    }
 }
 
 impl Outside<'_> {
-    fn send(&self, item: SourceItem) -> Result<(), SourceError> {
+    pub fn send(&self, item: SourceItem) -> Result<(), SourceError> {
         (self.send)(item)
     }
 
