@@ -5,6 +5,7 @@
 //! file that named them. All types serialise (secrets as `[redacted]`), which is what `plan` and `inspect` show.
 
 mod agent;
+pub mod defaults;
 mod delivery;
 mod environment;
 mod fleet;

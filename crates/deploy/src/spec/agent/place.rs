@@ -1,0 +1,411 @@
+//! Ports, volumes, resources, network, services, scaling, security.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+use crate::spec::{
+    codes,
+    context::Cx,
+    files::join,
+    model::{
+        AutoscaleSpec, Capabilities, Execution, NetworkMode, NetworkSpec, PortSpec, Protocol,
+        ResourceSet, Resources, ScalingSpec, SecuritySpec, ServiceSpec, VolumeSource, VolumeSpec,
+        defaults,
+    },
+    port::{parse_port, parse_short_port},
+    quantity::{parse_cpu, parse_memory},
+    rules::capability,
+    source::Place,
+    view::View,
+};
+
+// --- Ports -----------------------------------------------------------------------------------
+
+/// `spec.ports` and `spec.network.ports` together; the same port in both is one.
+pub(super) fn ports(spec: View<'_>, cx: &mut Cx<'_>) -> Vec<(PortSpec, Place)> {
+    let mut ports: Vec<(PortSpec, Place)> = Vec::new();
+    let own = spec.get("ports").items().map(|item| (item, Origin::Own));
+    let network = spec
+        .get("network")
+        .get("ports")
+        .items()
+        .map(|item| (item, Origin::Network));
+    let count = spec.get("ports").items().count();
+    for (item, origin) in own.chain(network) {
+        let Some(port) = port(item) else { continue };
+        let same =
+            |other: &PortSpec| other.container == port.container && other.protocol == port.protocol;
+        let place = cx.place(item.span());
+        match (
+            origin,
+            ports.iter().take(count).find(|(other, _)| same(other)),
+        ) {
+            (Origin::Network, Some((other, _))) if *other == port => {}
+            (Origin::Network, Some((other, first))) => {
+                let message = format!(
+                    "port {} is published as {} here and as {} under `spec.ports`",
+                    port.container, port.host, other.host
+                );
+                let problem = cx.at(&codes::CONTRADICTION, item.span(), message);
+                cx.push(problem.related(&first.file, first.span, "the other one is here"));
+            }
+            _ => ports.push((port, place)),
+        }
+    }
+    ports
+}
+
+#[derive(Clone, Copy)]
+enum Origin {
+    Own,
+    Network,
+}
+
+fn port(view: View<'_>) -> Option<PortSpec> {
+    if !view.is_map() {
+        return view.parse(parse_short_port);
+    }
+    let container = view.get("container").parse(parse_port)?;
+    let host = view.get("host");
+    Some(PortSpec {
+        container,
+        host: if host.is_present() {
+            host.parse(parse_port)?
+        } else {
+            container
+        },
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        protocol: protocol(view.get("protocol")),
+    })
+}
+
+fn protocol(view: View<'_>) -> Protocol {
+    match view.text() {
+        Some("udp") => Protocol::Udp,
+        _ => Protocol::Tcp,
+    }
+}
+
+pub(super) fn services(view: View<'_>, cx: &mut Cx<'_>) -> Vec<ServiceSpec> {
+    let mut services: Vec<ServiceSpec> = Vec::new();
+    for item in view.items() {
+        let (Some(name), Some(port)) = (
+            item.get("name").string(),
+            item.get("port").parse(parse_port),
+        ) else {
+            continue;
+        };
+        if services.iter().any(|service| service.name == name) {
+            let span = item.get("name").span();
+            cx.report(
+                &codes::DUPLICATE_ITEM,
+                span,
+                format!("service `{name}` stands here a second time"),
+            );
+        } else {
+            services.push(ServiceSpec {
+                name,
+                port,
+                protocol: protocol(item.get("protocol")),
+            });
+        }
+    }
+    services
+}
+
+// --- Volumes ---------------------------------------------------------------------------------
+
+pub(super) fn volumes(view: View<'_>, cx: &mut Cx<'_>) -> Vec<VolumeSpec> {
+    let mut volumes: Vec<VolumeSpec> = Vec::new();
+    for item in view.items() {
+        let source = volume_source(item, cx);
+        let Some(target) = item
+            .get("target")
+            .text()
+            .map(|target| join(&PathBuf::from("/"), target))
+        else {
+            continue;
+        };
+        if volumes.iter().any(|volume| volume.target == target) {
+            let span = item.get("target").span();
+            cx.report(
+                &codes::DUPLICATE_ITEM,
+                span,
+                format!("`{}` is mounted a second time", target.display()),
+            );
+        } else if let Some(source) = source {
+            volumes.push(VolumeSpec {
+                source,
+                target,
+                read_only: item.get("readOnly").flag(false),
+            });
+        }
+    }
+    volumes
+}
+
+fn volume_source(view: View<'_>, cx: &mut Cx<'_>) -> Option<VolumeSource> {
+    let source = view.get("source");
+    let text = source.text();
+    let is_path = text.is_some_and(|text| text.starts_with(['.', '/', '~']) || text.contains('/'));
+    let kind = view.get("type").text().unwrap_or(match text {
+        None => "tmpfs",
+        Some(_) if is_path => "bind",
+        Some(_) => "volume",
+    });
+    let size = view.get("size");
+    if size.is_present() && !matches!(kind, "tmpfs" | "temporary") {
+        cx.report(
+            &codes::CHOICE,
+            size.key(),
+            format!("`size` has no effect on a volume of type {kind}"),
+        );
+    }
+    if matches!(kind, "tmpfs" | "temporary") {
+        if source.is_present() {
+            cx.report(
+                &codes::CHOICE,
+                source.key(),
+                "`source` has no effect on temporary memory",
+            );
+        }
+        return Some(VolumeSource::Temporary(size.parse(parse_memory)));
+    }
+    let Some(text) = text else {
+        if !source.is_present() {
+            cx.report(
+                &codes::MISSING_KEY,
+                view.span(),
+                format!("a volume of type {kind} needs a `source`"),
+            );
+        }
+        return None;
+    };
+    match kind {
+        "bind" => bind(text, source, cx),
+        "volume" if is_path => {
+            cx.report(
+                &codes::BAD_PATH,
+                source.span(),
+                format!("a volume has a name, found the path `{text}`"),
+            );
+            None
+        }
+        "volume" => Some(VolumeSource::Volume(text.to_owned())),
+        _ => match cx.definitions.groups.get(text) {
+            Some(group) => Some(VolumeSource::ConfigMap(group.clone())),
+            None => {
+                let problem = cx.at(
+                    &codes::CONFIG_MISSING,
+                    source.span(),
+                    format!("config group `{text}` is not declared"),
+                );
+                cx.push(problem.hint(format!(
+                    "add to fleet.yaml: spec.config: {{{text}: {{file-name: content}}}}"
+                )));
+                None
+            }
+        },
+    }
+}
+
+fn bind(text: &str, view: View<'_>, cx: &mut Cx<'_>) -> Option<VolumeSource> {
+    if text.starts_with('~') {
+        cx.report(
+            &codes::BAD_PATH,
+            view.span(),
+            format!("`~` is not expanded, found `{text}`"),
+        );
+        return None;
+    }
+    let path = cx.resolve(text);
+    if cx.find(&path).is_none() {
+        cx.report(
+            &codes::UNREADABLE,
+            view.span(),
+            format!("bind source `{text}` does not exist"),
+        );
+    }
+    Some(VolumeSource::Bind(path))
+}
+
+// --- Resources, scaling ----------------------------------------------------------------------
+
+pub(super) fn resources(view: View<'_>, cx: &mut Cx<'_>) -> Resources {
+    let set = |view: View<'_>| ResourceSet {
+        cpu_milli: view.get("cpu").parse(parse_cpu),
+        memory: view.get("memory").parse(parse_memory),
+        ephemeral_storage: view.get("ephemeral-storage").parse(parse_memory),
+    };
+    let (limits, requests) = (set(view.get("limits")), set(view.get("requests")));
+    let pairs = [
+        ("cpu", limits.cpu_milli, requests.cpu_milli),
+        ("memory", limits.memory, requests.memory),
+        (
+            "ephemeral-storage",
+            limits.ephemeral_storage,
+            requests.ephemeral_storage,
+        ),
+    ];
+    for (key, limit, request) in pairs {
+        if limit
+            .zip(request)
+            .is_some_and(|(limit, request)| request > limit)
+        {
+            let (high, low) = (view.get("limits").get(key), view.get("requests").get(key));
+            let problem = cx.at(
+                &codes::CONTRADICTION,
+                low.span(),
+                format!("the request of {key} is above its limit"),
+            );
+            let problem = problem.related(&cx.file, high.span(), "the limit is here");
+            cx.push(problem);
+        }
+    }
+    Resources { limits, requests }
+}
+
+pub(super) fn scaling(spec: View<'_>, over: Option<u32>, cx: &mut Cx<'_>) -> ScalingSpec {
+    let view = spec.get("scaling");
+    let replicas = over.or(view.get("replicas").int());
+    let min = view.get("minReplicas").int().unwrap_or(0);
+    let max = view
+        .get("maxReplicas")
+        .int()
+        .unwrap_or(defaults::MAX_REPLICAS);
+    if min > max {
+        let span = view.get("minReplicas").span();
+        cx.report(
+            &codes::CONTRADICTION,
+            span,
+            format!("minReplicas {min} is above maxReplicas {max}"),
+        );
+    }
+    if let Some(replicas) =
+        replicas.filter(|replicas| min <= max && !(min..=max).contains(replicas))
+    {
+        let span = view.get("replicas").span();
+        cx.report(
+            &codes::CONTRADICTION,
+            span,
+            format!("replicas {replicas} is not between {min} and {max}"),
+        );
+    }
+    let autoscale = autoscale(spec, cx);
+    if autoscale.is_some() && view.get("maxReplicas").int().is_none() {
+        let problem = cx.at(
+            &codes::MISSING_KEY,
+            view.span(),
+            "autoscaling needs an upper bound",
+        );
+        cx.push(problem.hint("add `maxReplicas` under `spec.scaling`"));
+    }
+    ScalingSpec {
+        replicas: replicas.unwrap_or(min.max(1)),
+        min,
+        max,
+        autoscale,
+    }
+}
+
+/// `scaling.metrics` and `autoscaling` together; where both speak of one resource they must agree.
+fn autoscale(spec: View<'_>, cx: &mut Cx<'_>) -> Option<AutoscaleSpec> {
+    let auto = spec.get("autoscaling");
+    let metrics = spec.get("scaling").get("metrics");
+    if !auto.get("enabled").flag(true) || !(auto.is_present() || metrics.items().next().is_some()) {
+        return None;
+    }
+    let mut goal = |name: &str, key: &str| {
+        let own = auto.get(key).int();
+        let metric = metrics
+            .items()
+            .map(|item| item.get("resource"))
+            .find(|item| item.get("name").text() == Some(name));
+        let target = metric.map(|metric| metric.get("target").get("averageUtilization"));
+        let listed = target.and_then(View::int);
+        if let (Some(own), Some(listed), Some(target)) = (own, listed, target)
+            && own != listed
+        {
+            let message =
+                format!("{name} is to reach {listed}% here and {own}% under `spec.autoscaling`");
+            cx.report(&codes::CONTRADICTION, target.span(), message);
+        }
+        own.or(listed)
+    };
+    let cpu_percent = goal("cpu", "targetCPUUtilizationPercentage");
+    let memory_percent = goal("memory", "targetMemoryUtilizationPercentage");
+    if cpu_percent.is_none() && memory_percent.is_none() {
+        cx.report(
+            &codes::MISSING_KEY,
+            auto.key(),
+            "autoscaling names nothing to aim at",
+        );
+    }
+    Some(AutoscaleSpec {
+        cpu_percent,
+        memory_percent,
+        up_delay: auto.get("scaleUpDelay").duration(defaults::SCALE_UP_DELAY),
+        down_delay: auto
+            .get("scaleDownDelay")
+            .duration(defaults::SCALE_DOWN_DELAY),
+    })
+}
+
+// --- Network, security -----------------------------------------------------------------------
+
+pub(super) fn network(view: View<'_>, execution: Execution, cx: &mut Cx<'_>) -> NetworkSpec {
+    let default = NetworkSpec::new(execution);
+    let mode = match view.get("mode").text() {
+        None => default.mode,
+        Some("host") => NetworkMode::Host,
+        Some("bridge") => NetworkMode::Bridge,
+        Some("none") => NetworkMode::None,
+        Some(name) => NetworkMode::Custom(name.to_owned()),
+    };
+    let security = view.get("security");
+    let allow = security.get("allowExternalConnections");
+    let hosts = security.get("allowedHosts");
+    let allowed_hosts: Vec<_> = hosts
+        .items()
+        .filter_map(View::text)
+        .map(str::to_lowercase)
+        .collect();
+    if allow.is_present() && allow.flag(true) && !allowed_hosts.is_empty() {
+        let message = "all outside connections are allowed, yet hosts are listed";
+        let problem = cx.at(&codes::CONTRADICTION, hosts.key(), message);
+        let problem = problem.related(&cx.file, allow.span(), "they are allowed here");
+        cx.push(
+            problem.hint("write `allowExternalConnections: false` to allow the listed hosts only"),
+        );
+    }
+    NetworkSpec {
+        mode,
+        dns: view
+            .get("dns")
+            .items()
+            .filter_map(|item| item.parse(str::parse))
+            .collect(),
+        allow_external: allow.flag(allowed_hosts.is_empty()),
+        allowed_hosts,
+    }
+}
+
+pub(super) fn security(view: View<'_>) -> SecuritySpec {
+    let list = |view: View<'_>| {
+        view.items()
+            .filter_map(|item| item.parse(capability))
+            .collect()
+    };
+    let capabilities = view.get("capabilities");
+    SecuritySpec {
+        run_as_user: view.get("runAsUser").int(),
+        run_as_group: view.get("runAsGroup").int(),
+        read_only_root: view.get("readOnlyRootFilesystem").flag(false),
+        capabilities: Capabilities {
+            add: list(capabilities.get("add")),
+            drop: list(capabilities.get("drop")),
+        },
+    }
+}

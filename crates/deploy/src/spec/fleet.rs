@@ -1,0 +1,232 @@
+//! From the checked tree of a `fleet.yaml` to its settings, definitions and agent entries.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use volary_kernel::id::{Name, Tenant};
+
+use super::{
+    agent::{Override, table, variables},
+    codes,
+    context::{Cx, Definitions, SecretDef, SecretFrom},
+    model::{
+        FilesSource, MessagingSpec, OpsSpec, QuotaSpec, RetentionSpec, Settle, SourceKind,
+        SourceSpec, StoreKind, StoreSpec, defaults,
+    },
+    source::Place,
+    view::View,
+};
+
+/// An agent that a fleet lists.
+pub(crate) struct Entry {
+    /// As written.
+    pub path: String,
+    pub at: Place,
+    pub over: Override,
+}
+
+/// Everything a fleet says beside its agents and definitions.
+pub(crate) struct Settings {
+    pub name: Option<Name>,
+    pub tenant: Tenant,
+    pub sources: BTreeMap<Name, SourceSpec>,
+    pub messaging: MessagingSpec,
+    pub store: StoreSpec,
+    pub ops: OpsSpec,
+    pub retention: RetentionSpec,
+    pub quota: QuotaSpec,
+    /// The quota, or the list of agents.
+    pub quota_at: Place,
+}
+
+/// The `secrets` and `config` of a fleet.
+pub(crate) fn definitions(root: View<'_>, cx: &mut Cx<'_>) -> Definitions {
+    let spec = root.get("spec");
+    let mut definitions = Definitions::default();
+    for (name, keys) in spec.get("secrets").pairs() {
+        let keys = keys
+            .pairs()
+            .filter_map(|(key, def)| Some((key.text.clone(), secret(def, cx)?)))
+            .collect();
+        definitions.secrets.insert(name.text.clone(), keys);
+    }
+    for (name, value) in spec.get("config").pairs() {
+        match value.text() {
+            Some(text) => drop(
+                definitions
+                    .values
+                    .insert(name.text.clone(), text.to_owned()),
+            ),
+            None => drop(definitions.groups.insert(name.text.clone(), table(value))),
+        }
+    }
+    definitions
+}
+
+fn secret(def: View<'_>, cx: &mut Cx<'_>) -> Option<SecretDef> {
+    let (env, file) = (def.get("fromEnv"), def.get("fromFile"));
+    if env.is_present() == file.is_present() {
+        cx.report(
+            &codes::CHOICE,
+            def.span(),
+            "a secret has exactly one of `fromEnv` and `fromFile`",
+        );
+        return None;
+    }
+    let (view, from) = match env.text() {
+        Some(variable) => (env, SecretFrom::Env(variable.to_owned())),
+        None => (file, SecretFrom::File(cx.resolve(file.text()?))),
+    };
+    Some(SecretDef {
+        from,
+        place: cx.place(view.span()),
+    })
+}
+
+/// The agents that a fleet lists.
+pub(crate) fn entries(root: View<'_>, cx: &mut Cx<'_>) -> Vec<Entry> {
+    let list = root.get("spec").get("agents");
+    if list.is_list() && list.items().next().is_none() {
+        let problem = cx.at(
+            &codes::NO_VALUE,
+            list.span(),
+            "`spec.agents` is empty: a fleet has at least one agent",
+        );
+        cx.push(problem);
+    }
+    let mut entries = Vec::new();
+    for item in list.items() {
+        let view = if item.is_map() {
+            item.get("path")
+        } else {
+            item
+        };
+        let Some(path) = view.string() else { continue };
+        let at = cx.place(view.span());
+        let over = Override {
+            name: item.get("name").parse(Name::new),
+            name_at: item
+                .get("name")
+                .is_present()
+                .then(|| cx.place(item.get("name").span())),
+            replicas: item.get("replicas").int(),
+            environment: variables(item.get("environment"), item.get("config"), cx),
+            entry: Some(at.clone()),
+        };
+        entries.push(Entry { path, at, over });
+    }
+    entries
+}
+
+/// The fleet's own settings.
+pub(crate) fn settings(root: View<'_>, cx: &mut Cx<'_>) -> Settings {
+    let spec = root.get("spec");
+    let inbox = spec.get("messaging").get("inbox");
+    let quota = spec.get("quota").get("maxReplicas");
+    let quota_at = if quota.is_present() {
+        quota
+    } else {
+        spec.get("agents")
+    };
+    Settings {
+        name: root.get("metadata").get("name").parse(Name::new),
+        tenant: spec
+            .get("tenant")
+            .parse(Name::new)
+            .map(Tenant::new)
+            .unwrap_or_default(),
+        sources: spec
+            .get("sources")
+            .pairs()
+            .filter_map(|(key, view)| source(&key.text, view, cx))
+            .collect(),
+        messaging: MessagingSpec {
+            inbox_items: inbox
+                .get("maxItems")
+                .int()
+                .map_or(defaults::INBOX_ITEMS, u64::from),
+            inbox_bytes: inbox.get("maxBytes").bytes(defaults::INBOX_BYTES),
+            max_payload: spec
+                .get("messaging")
+                .get("maxPayload")
+                .bytes(defaults::MAX_PAYLOAD),
+        },
+        store: store(spec.get("store")),
+        ops: ops(spec.get("ops").get("bind"), cx),
+        retention: RetentionSpec {
+            max_age: spec
+                .get("retention")
+                .get("maxAge")
+                .duration(defaults::RETENTION_MAX_AGE),
+            max_bytes: spec
+                .get("retention")
+                .get("maxBytes")
+                .bytes(defaults::RETENTION_MAX_BYTES),
+        },
+        quota: QuotaSpec {
+            max_replicas: quota.int().unwrap_or(defaults::QUOTA_MAX_REPLICAS),
+        },
+        quota_at: cx.place(quota_at.span()),
+    }
+}
+
+fn source(name: &str, view: View<'_>, cx: &mut Cx<'_>) -> Option<(Name, SourceSpec)> {
+    let path = view
+        .get("path")
+        .text()
+        .map(|path| cx.folder(path, view.get("path").span()));
+    let globs = |key: &str| {
+        view.get(key)
+            .items()
+            .filter_map(View::string)
+            .collect::<Vec<_>>()
+    };
+    let settle = view.get("settle");
+    let quiet = settle.get("quiet").duration(defaults::SETTLE_QUIET);
+    let max_wait = settle
+        .get("maxWait")
+        .duration(defaults::SETTLE_MAX_WAIT.max(quiet));
+    if max_wait < quiet {
+        let problem = cx.at(
+            &codes::CONTRADICTION,
+            settle.get("maxWait").span(),
+            "`maxWait` is shorter than `quiet`",
+        );
+        cx.push(problem);
+    }
+    let name = Name::new(name).ok()?;
+    let kind = SourceKind::Files(FilesSource {
+        path: path?,
+        include: globs("include"),
+        exclude: globs("exclude"),
+    });
+    let spec = SourceSpec {
+        name: name.clone(),
+        kind,
+        data_type: view.get("dataType").string(),
+        settle: Settle { quiet, max_wait },
+    };
+    Some((name, spec))
+}
+
+fn store(view: View<'_>) -> StoreSpec {
+    let kind = match view.get("type").text() {
+        Some("memory") => StoreKind::Memory,
+        _ => StoreKind::Sqlite,
+    };
+    StoreSpec {
+        kind,
+        min_free_disk: view.get("minFreeDisk").bytes(defaults::MIN_FREE_DISK),
+    }
+}
+
+fn ops(bind: View<'_>, cx: &mut Cx<'_>) -> OpsSpec {
+    let Some(address) = bind.parse(str::parse::<SocketAddr>) else {
+        return OpsSpec::default();
+    };
+    if !address.ip().is_loopback() && !cx.options.insecure_bind {
+        let message = format!("{address} can be reached from other machines, without encryption");
+        let problem = cx.at(&codes::OPEN_BIND, bind.span(), message);
+        cx.push(problem.hint("use 127.0.0.1, or say `--insecure` where the network is trusted"));
+    }
+    OpsSpec { bind: address }
+}

@@ -1,0 +1,228 @@
+//! What a manifest that says nothing gets. Each constant has its unit and its reason.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use volary_kernel::retry::Backoff;
+
+use super::{
+    AgentSpec, Body, Capabilities, DeliverySpec, Execution, Isolation, MessagingSpec, Metadata,
+    NetworkMode, NetworkSpec, OpsSpec, QuotaSpec, Resources, Restart, RestartPolicy, RetentionSpec,
+    ScalingSpec, SecuritySpec, Settle, StoreKind, StoreSpec,
+};
+
+/// Stdout of one handler run: a thousand actions of 1 KiB.
+pub const HANDLER_MAX_OUTPUT: u64 = 1 << 20;
+/// From the stop signal to the kill: what Docker gives.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// One attempt of a handler: a model call with a margin.
+pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Attempts before parking: enough to ride out a restart of what the handler calls.
+pub const DELIVERY_MAX_ATTEMPTS: u32 = 5;
+/// From probe to probe: the seed's.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// For one probe: the seed's.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Failures in a row: the seed's.
+pub const HEALTH_RETRIES: u32 = 3;
+/// Grace after a start: the seed's.
+pub const HEALTH_START_PERIOD: Duration = Duration::from_secs(5);
+/// From probe to probe of a readiness check: the start waits for it, so it asks often.
+pub const READINESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Healthy for this long, a replica counts as recovered.
+pub const RESTART_RESET_AFTER: Duration = Duration::from_secs(60);
+/// A higher number of replicas must be right for this long: the seed's.
+pub const SCALE_UP_DELAY: Duration = Duration::from_secs(60);
+/// A lower number of replicas must be right for this long: the seed's.
+pub const SCALE_DOWN_DELAY: Duration = Duration::from_secs(300);
+/// Rest of a page before its change counts: longer than an editor's save, shorter than anyone notices.
+pub const SETTLE_QUIET: Duration = Duration::from_millis(20);
+/// The longest a page that keeps changing is held back.
+pub const SETTLE_MAX_WAIT: Duration = Duration::from_secs(1);
+/// Items of an inbox: some minutes of a fast sender.
+pub const INBOX_ITEMS: u64 = 100_000;
+/// Bytes of an inbox: the items above at 2.5 KiB each.
+pub const INBOX_BYTES: u64 = 256 << 20;
+/// Bytes of a message's payload; larger data belongs in a file or store that the message names.
+pub const MAX_PAYLOAD: u64 = 1 << 20;
+/// Free disk below which intake stops: room to drain and to shut down in.
+pub const MIN_FREE_DISK: u64 = 64 << 20;
+/// Age of the oldest journal entry: a week's incident can be looked into.
+pub const RETENTION_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of journal.
+pub const RETENTION_MAX_BYTES: u64 = 1 << 30;
+/// Replicas of one agent, unless its manifest sets a lower bound.
+pub const MAX_REPLICAS: u32 = 1000;
+/// Replicas of a fleet: ten times what the bench runs at rest.
+pub const QUOTA_MAX_REPLICAS: u32 = 1000;
+
+/// Waits between starts: an agent that cannot start is tried about once a minute.
+pub const RESTART_BACKOFF: Backoff = Backoff {
+    base: Duration::from_secs(1),
+    factor: 2.0,
+    max: Duration::from_secs(60),
+    jitter: 0.2,
+};
+/// Waits between attempts: quick for a hiccup, gentle on a peer that is down.
+pub const DELIVERY_BACKOFF: Backoff = Backoff {
+    base: Duration::from_millis(200),
+    factor: 2.0,
+    max: Duration::from_secs(30),
+    jitter: 0.2,
+};
+
+impl AgentSpec {
+    /// An agent with every setting at its default, in the folder `dir`. For programs that need no manifest.
+    pub fn new(
+        name: volary_kernel::id::Name,
+        dir: impl Into<std::path::PathBuf>,
+        body: Body,
+    ) -> Self {
+        let dir = dir.into();
+        let execution = match body {
+            Body::Image(_) => Execution::Docker,
+            Body::Command(_) | Body::Handler(_) | Body::Model(_) => Execution::Process,
+        };
+        Self {
+            name,
+            tenant: volary_kernel::id::Tenant::default(),
+            metadata: Metadata::default(),
+            file: dir.join("agent.yaml"),
+            working_dir: dir.clone(),
+            dir,
+            language: None,
+            execution,
+            body,
+            isolation: Isolation::Required,
+            ports: Vec::new(),
+            environment: Vec::new(),
+            secrets: Vec::new(),
+            volumes: Vec::new(),
+            health: None,
+            readiness: None,
+            resources: Resources::default(),
+            network: NetworkSpec::new(execution),
+            services: Vec::new(),
+            scaling: ScalingSpec::fixed(1),
+            security: SecuritySpec::default(),
+            restart: RestartPolicy::default(),
+            depends_on: Vec::new(),
+            stop_grace: STOP_GRACE,
+            topics: Vec::new(),
+            subscriptions: Vec::new(),
+            outputs: Vec::new(),
+            pools: Vec::new(),
+            delivery: DeliverySpec::default(),
+        }
+    }
+}
+
+impl NetworkSpec {
+    /// The network of an agent that asks for nothing.
+    pub fn new(execution: Execution) -> Self {
+        let mode = match execution {
+            Execution::Process => NetworkMode::Host,
+            Execution::Docker | Execution::Kubernetes => NetworkMode::Bridge,
+        };
+        Self {
+            mode,
+            dns: Vec::new(),
+            allow_external: true,
+            allowed_hosts: Vec::new(),
+        }
+    }
+}
+
+impl ScalingSpec {
+    /// A number of replicas that only a person changes.
+    pub const fn fixed(replicas: u32) -> Self {
+        Self {
+            replicas,
+            min: 0,
+            max: MAX_REPLICAS,
+            autoscale: None,
+        }
+    }
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            policy: Restart::Always,
+            backoff: RESTART_BACKOFF,
+            reset_after: RESTART_RESET_AFTER,
+            max_restarts: None,
+        }
+    }
+}
+
+impl Default for DeliverySpec {
+    fn default() -> Self {
+        Self {
+            concurrency: 1,
+            timeout: DELIVERY_TIMEOUT,
+            max_attempts: DELIVERY_MAX_ATTEMPTS,
+            backoff: DELIVERY_BACKOFF,
+        }
+    }
+}
+
+impl Default for Settle {
+    fn default() -> Self {
+        Self {
+            quiet: SETTLE_QUIET,
+            max_wait: SETTLE_MAX_WAIT,
+        }
+    }
+}
+
+impl Default for MessagingSpec {
+    fn default() -> Self {
+        Self {
+            inbox_items: INBOX_ITEMS,
+            inbox_bytes: INBOX_BYTES,
+            max_payload: MAX_PAYLOAD,
+        }
+    }
+}
+
+impl Default for StoreSpec {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Sqlite,
+            min_free_disk: MIN_FREE_DISK,
+        }
+    }
+}
+
+impl Default for OpsSpec {
+    /// A free port of loopback: fleets do not get in each other's way, and nobody outside can reach it.
+    fn default() -> Self {
+        Self {
+            bind: (Ipv4Addr::LOCALHOST, 0).into(),
+        }
+    }
+}
+
+impl Default for RetentionSpec {
+    fn default() -> Self {
+        Self {
+            max_age: RETENTION_MAX_AGE,
+            max_bytes: RETENTION_MAX_BYTES,
+        }
+    }
+}
+
+impl Default for QuotaSpec {
+    fn default() -> Self {
+        Self {
+            max_replicas: QUOTA_MAX_REPLICAS,
+        }
+    }
+}
+
+impl Capabilities {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.drop.is_empty()
+    }
+}

@@ -1,0 +1,401 @@
+//! What a text must look like to be a duration, a name, a port… Pure.
+//!
+//! The shape check asks a rule whether a text is right; afterwards reading it again cannot fail.
+
+use std::net::{IpAddr, SocketAddr};
+
+use volary_kernel::{
+    id::Name,
+    text::{parse_bytes, parse_duration},
+};
+
+use super::{
+    codes::{self, CodeInfo},
+    port::{parse_port, parse_short_port},
+    quantity,
+};
+
+/// A kind of text.
+pub(crate) struct Rule {
+    /// What is expected, to be read after "must be".
+    pub expects: &'static str,
+    /// The code of a text that is wrong.
+    pub code: &'static CodeInfo,
+    /// `Err` says what is wrong.
+    pub check: fn(&str) -> Result<(), Bad>,
+    /// Whether an unquoted number, true or false is just as good.
+    pub scalar: bool,
+    /// For the schema: an example.
+    pub example: &'static str,
+}
+
+/// What is wrong with a text, and what to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Bad {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl From<(String, Option<String>)> for Bad {
+    fn from((message, hint): (String, Option<String>)) -> Self {
+        Self { message, hint }
+    }
+}
+
+fn bad<T>(message: impl Into<String>) -> Result<T, Bad> {
+    Err(Bad {
+        message: message.into(),
+        hint: None,
+    })
+}
+
+/// A text cut to what a message should show.
+pub(crate) fn clip(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let mut short: String = text
+        .chars()
+        .take(SHOWN)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.chars().count() > SHOWN {
+        short.push('…');
+    }
+    short
+}
+
+macro_rules! rules {
+    ($($(#[doc = $doc:literal])* $name:ident: $expects:literal, $code:ident, $scalar:literal, $example:literal, $check:expr;)*) => {
+        $(
+            $(#[doc = $doc])*
+            pub(crate) static $name: Rule =
+                Rule { expects: $expects, code: &codes::$code, check: $check, scalar: $scalar, example: $example };
+        )*
+    };
+}
+
+rules! {
+    /// Any text, also none.
+    ANY: "text", WRONG_TYPE, true, "", |_| Ok(());
+    /// Any text but none.
+    TEXT: "text", NO_VALUE, true, "text", text;
+    NAME: "a name", BAD_NAME, true, "note-indexer", name;
+    DURATION: "a duration like 30s", BAD_DURATION, true, "30s", duration;
+    BYTES: "a size like 10MiB", BAD_QUANTITY, true, "10MiB", bytes;
+    CPU: "a number of CPUs", BAD_QUANTITY, true, "500m", |text| Ok(quantity::parse_cpu(text).map(drop)?);
+    MEMORY: "an amount of memory", BAD_QUANTITY, true, "512Mi", |text| Ok(quantity::parse_memory(text).map(drop)?);
+    PORT: "a port number", BAD_PORT, true, "8080", |text| Ok(parse_port(text).map(drop)?);
+    SHORT_PORT: "a port like 8080 or 80:8080", BAD_PORT, true, "8080:8080", |text| Ok(parse_short_port(text).map(drop)?);
+    TOPIC: "a topic", BAD_TOPIC, true, "notes/indexed", topic;
+    VARIABLE: "the name of an environment variable", BAD_VARIABLE, false, "LOG_LEVEL", variable;
+    /// The name of a secret, which is also the name of its file.
+    SECRET: "the name of a secret", BAD_NAME, false, "api-key", file_name;
+    /// A key of a table of values.
+    ITEM: "a key", BAD_NAME, true, "password", file_name;
+    TARGET: "an absolute path", BAD_PATH, false, "/app/data", target;
+    PATH: "a path", BAD_PATH, false, "./data", path;
+    GLOB: "a pattern", BAD_PATTERN, false, "**/*.md", glob;
+    IP: "an IP address", BAD_ADDRESS, false, "8.8.8.8", ip;
+    HOST: "a host name or IP address", BAD_ADDRESS, false, "127.0.0.1", host;
+    HOST_RULE: "a host, `*.domain`, address or network", BAD_ADDRESS, false, "api.openai.com", host_rule;
+    BIND: "an address with a port", BAD_ADDRESS, false, "127.0.0.1:0", bind;
+    URL: "a URL like http://127.0.0.1:8080/health", BAD_ADDRESS, false, "http://127.0.0.1:8080/health", |text| parse_url(text).map(drop);
+    HOST_PORT: "a port or host:port", BAD_ADDRESS, true, "5432", |text| parse_host_port(text).map(drop);
+    URL_PATH: "a path beginning with /", BAD_ADDRESS, false, "/health", url_path;
+    CAPABILITY: "a Linux capability", UNKNOWN_VALUE, false, "NET_BIND_SERVICE", |text| capability(text).map(drop);
+}
+
+fn text(text: &str) -> Result<(), Bad> {
+    if text.trim().is_empty() {
+        bad("must not be empty")
+    } else {
+        Ok(())
+    }
+}
+
+fn name(text: &str) -> Result<(), Bad> {
+    if Name::new(text).is_ok() {
+        return Ok(());
+    }
+    let mut guess: String = text.trim().to_lowercase();
+    guess = guess
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let guess: String = guess
+        .trim_matches(|c: char| !c.is_ascii_alphanumeric())
+        .chars()
+        .take(63)
+        .collect();
+    let hint = Name::new(&guess)
+        .ok()
+        .map(|guess| format!("`{guess}` would do"));
+    let rule = "must be 1 to 63 of a-z, 0-9, `-`, `_` and `.`, beginning and ending with a letter or digit";
+    Err(Bad {
+        message: format!("{rule}, found `{}`", clip(text)),
+        hint,
+    })
+}
+
+fn duration(text: &str) -> Result<(), Bad> {
+    if parse_duration(text).is_ok_and(|duration| duration.as_secs() < MAX_DURATION_SECS) {
+        return Ok(());
+    }
+    let bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let hint = bare.then(|| format!("did you mean `{text}s`?"));
+    let message = format!(
+        "must be a duration with a unit like 500ms, 30s, 5m or 1h30m, found `{}`",
+        clip(text)
+    );
+    Err(Bad { message, hint })
+}
+
+/// Longest duration of a manifest: ten years, so that sums of durations stay far from the limits of time types.
+const MAX_DURATION_SECS: u64 = 10 * 365 * 24 * 3600;
+
+fn bytes(text: &str) -> Result<(), Bad> {
+    match parse_bytes(text) {
+        Ok(bytes) if i64::try_from(bytes).is_ok() => Ok(()),
+        _ => bad(format!(
+            "must be a size like 1048576, 512KiB, 10MB or 1GiB, found `{}`",
+            clip(text)
+        )),
+    }
+}
+
+fn topic(text: &str) -> Result<(), Bad> {
+    let segment = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    };
+    if text.len() <= 256 && text.split('/').all(segment) {
+        return Ok(());
+    }
+    bad(format!(
+        "must be segments of A-Z, a-z, 0-9, `_`, `.` and `-` separated by `/`, found `{}`",
+        clip(text)
+    ))
+}
+
+fn variable(text: &str) -> Result<(), Bad> {
+    let start = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if start && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return Ok(());
+    }
+    let guess: String = text
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    let usable = guess.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+    let message = format!(
+        "must be A-Z, a-z, 0-9 and `_`, not beginning with a digit, found `{}`",
+        clip(text)
+    );
+    Err(Bad {
+        message,
+        hint: usable.then(|| format!("`{}` would do", clip(&guess))),
+    })
+}
+
+fn file_name(text: &str) -> Result<(), Bad> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if (1..=253).contains(&text.len()) && text.bytes().all(fits) && !text.starts_with('.') {
+        return Ok(());
+    }
+    bad(format!(
+        "must be letters, digits, `-`, `_` and `.`, not beginning with `.`, found `{}`",
+        clip(text)
+    ))
+}
+
+fn target(text: &str) -> Result<(), Bad> {
+    let parts: Vec<_> = text.split('/').filter(|part| !part.is_empty()).collect();
+    if text.starts_with('/')
+        && !parts.is_empty()
+        && parts.iter().all(|part| !matches!(*part, "." | ".."))
+    {
+        return Ok(());
+    }
+    bad(format!(
+        "must be an absolute path other than `/` and without `..`, found `{}`",
+        clip(text)
+    ))
+}
+
+fn path(text: &str) -> Result<(), Bad> {
+    match text {
+        "" => bad("must be a path, found nothing"),
+        _ if text.contains('\0') => bad("must be a path, found a NUL character"),
+        _ => Ok(()),
+    }
+}
+
+fn glob(text: &str) -> Result<(), Bad> {
+    if text.is_empty() || text.starts_with('/') || text.split('/').any(|part| part == "..") {
+        return bad(format!(
+            "must be a pattern relative to the folder, without `..`, found `{}`",
+            clip(text)
+        ));
+    }
+    let mut depth = 0i32;
+    for byte in text.bytes() {
+        depth += i32::from(byte == b'[') - i32::from(byte == b']' && depth > 0);
+    }
+    if depth != 0 {
+        bad(format!("must close every `[`, found `{}`", clip(text)))
+    } else {
+        Ok(())
+    }
+}
+
+fn ip(text: &str) -> Result<(), Bad> {
+    match text.parse::<IpAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => bad(format!("must be an IP address, found `{}`", clip(text))),
+    }
+}
+
+fn host(text: &str) -> Result<(), Bad> {
+    let label = |part: &str| {
+        (1..=63).contains(&part.len())
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    if text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label)) {
+        return Ok(());
+    }
+    bad(format!(
+        "must be a host name or IP address, found `{}`",
+        clip(text)
+    ))
+}
+
+fn host_rule(text: &str) -> Result<(), Bad> {
+    let wrong = |hint: Option<String>| {
+        let message = format!(
+            "must be a host, `*.domain`, address or network, each with `:port` or not, found `{}`",
+            clip(text)
+        );
+        Err(Bad { message, hint })
+    };
+    if let Some((_, rest)) = text.split_once("://") {
+        let host = rest.split('/').next().unwrap_or_default();
+        return wrong(Some(format!("write the host alone: `{}`", clip(host))));
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    if let Some((address, bits)) = text.split_once('/') {
+        let max = address
+            .parse::<IpAddr>()
+            .map(|ip| if ip.is_ipv4() { 32 } else { 128 });
+        return match (max, bits.parse::<u8>()) {
+            (Ok(max), Ok(bits)) if bits <= max => Ok(()),
+            _ => wrong(None),
+        };
+    }
+    let (name, port) = text
+        .rsplit_once(':')
+        .map_or((text, None), |(name, port)| (name, Some(port)));
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    match host(name).is_ok() && port.is_none_or(|port| parse_port(port).is_ok()) {
+        true => Ok(()),
+        false => wrong(None),
+    }
+}
+
+fn bind(text: &str) -> Result<(), Bad> {
+    match text.parse::<SocketAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => bad(format!(
+            "must be an IP address with a port like 127.0.0.1:0, found `{}`",
+            clip(text)
+        )),
+    }
+}
+
+fn url_path(text: &str) -> Result<(), Bad> {
+    match text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(()),
+        false => bad(format!(
+            "must be a path beginning with `/`, found `{}`",
+            clip(text)
+        )),
+    }
+}
+
+/// `http://host:port/path` as host, port and path.
+pub(crate) fn parse_url(text: &str) -> Result<(String, u16, String), Bad> {
+    let wrong = || {
+        bad(format!(
+            "must be a URL like http://127.0.0.1:8080/health, found `{}`",
+            clip(text)
+        ))
+    };
+    if text.starts_with("https://") {
+        return bad(
+            "must be plain http: probes go to the agent itself and do not check certificates",
+        );
+    }
+    let Some(rest) = text.strip_prefix("http://") else {
+        return wrong();
+    };
+    let (authority, tail) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let (name, port) = match authority.rsplit_once(':') {
+        Some((name, port)) => (name, parse_port(port).map_err(Bad::from)?),
+        None => (authority, 80),
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    if host(name).is_err() || url_path(tail).is_err() {
+        return wrong();
+    }
+    Ok((name.to_owned(), port, tail.to_owned()))
+}
+
+/// `port` or `host:port`; the host is 127.0.0.1 if not given.
+pub(crate) fn parse_host_port(text: &str) -> Result<(String, u16), Bad> {
+    let (name, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    host(name)?;
+    Ok((name.to_owned(), parse_port(port)?))
+}
+
+/// Linux capabilities, without `CAP_`.
+const CAPABILITIES: &str = "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE \
+    DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN \
+    NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE \
+    SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG SYSLOG WAKE_ALARM ALL";
+
+/// A capability in upper case without `CAP_`.
+pub(crate) fn capability(text: &str) -> Result<String, Bad> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    if CAPABILITIES.split_whitespace().any(|known| known == name) {
+        return Ok(name.to_owned());
+    }
+    let hint = super::hint::near(name, CAPABILITIES.split_whitespace())
+        .map(|near| format!("did you mean `{near}`?"));
+    Err(Bad {
+        message: format!("must be a Linux capability or ALL, found `{}`", clip(text)),
+        hint,
+    })
+}
