@@ -89,6 +89,15 @@ pub const VALUE_MAX: usize = 64 << 20;
 /// Largest batch, in bytes: it is held in memory until it is durable.
 pub const BATCH_BYTES_MAX: usize = 128 << 20;
 
+/// How far a batch was: see [`Batch::savepoint`].
+#[derive(Debug, Clone, Copy)]
+pub struct Savepoint {
+    ops: usize,
+    entries: usize,
+    hooks: usize,
+    intake: bool,
+}
+
 /// Changes that are committed together or not at all.
 ///
 /// All expectations are checked against the state before the batch; then the changes are applied in the order they
@@ -182,6 +191,26 @@ impl Batch {
                 end(Some(committed));
             }
         }));
+    }
+
+    /// Marks how far the batch is, for [`Batch::roll_back`].
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint {
+            ops: self.ops.len(),
+            entries: self.entries.len(),
+            hooks: self.hooks.len(),
+            intake: self.intake,
+        }
+    }
+
+    /// Takes back everything that was added since `to`; what was reserved for it is given back. References to entries
+    /// that were appended since then mean nothing any more.
+    pub fn roll_back(&mut self, to: Savepoint) {
+        self.ops.truncate(to.ops);
+        self.entries.truncate(to.entries);
+        self.intake = to.intake;
+        // Dropped unrun, as if the batch had not been committed.
+        self.hooks.truncate(to.hooks);
     }
 
     /// Whether nothing was added.

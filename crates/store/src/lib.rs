@@ -24,7 +24,7 @@ mod store;
 mod tail;
 mod watch;
 
-pub use batch::{BATCH_BYTES_MAX, Batch, Committed, Expect, VALUE_MAX};
+pub use batch::{BATCH_BYTES_MAX, Batch, Committed, Expect, Savepoint, VALUE_MAX};
 pub use entry::{Cause, Entry, EntryRef, Filter, JournalPage, JournalRow, KIND_MAX, Seq};
 pub use error::{Found, FullWhat, StoreError};
 pub use key::{KEY_MAX, Key, Record};

@@ -69,6 +69,8 @@ pub async fn all(fixture: &Fixture) {
         queue::an_item_is_handed_out_once_and_acknowledged,
         queue::ack_and_send_are_one_commit,
         queue::an_uncommitted_enqueue_leaves_no_trace,
+        queue::what_is_rolled_back_is_not_committed_and_its_room_is_free,
+        queue::claims_are_journaled_under_the_queues_subject_if_asked,
         queue::a_lapsed_claim_is_handed_out_again_and_its_ack_refused,
         queue::a_renewed_claim_does_not_lapse,
         queue::a_failed_attempt_waits_and_the_last_is_parked,

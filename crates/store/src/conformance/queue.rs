@@ -653,3 +653,67 @@ pub(super) async fn outcomes_reach_those_who_wait(fixture: &Fixture) {
     );
     assert_eq!((rest.len(), claims.expect("a claim").len()), (1, 1));
 }
+
+pub(super) async fn what_is_rolled_back_is_not_committed_and_its_room_is_free(fixture: &Fixture) {
+    let queues = Queues::open(fixture.store.clone())
+        .await
+        .expect("queues open");
+    let one = QueueConfig {
+        max_items: 1,
+        ..config("rolled-back")
+    };
+    let queue = queues.queue(one).expect("a good configuration");
+    let mut tx = Batch::new();
+    tx.put(key("kept"), "1", Expect::Any);
+    let start = tx.savepoint();
+    tx.put(key("taken-back"), "1", Expect::Any);
+    queue.enqueue(&mut tx, item("taken back")).expect("room");
+    assert!(
+        queue.enqueue(&mut tx, item("too much")).is_err(),
+        "it is full"
+    );
+    tx.roll_back(start);
+    queue
+        .enqueue(&mut tx, item("kept"))
+        .expect("the room is free again");
+    fixture.store.commit(tx).await.expect("a commit");
+    let records = fixture
+        .store
+        .get_many(&[key("kept"), key("taken-back")])
+        .await
+        .expect("a read");
+    assert_eq!(
+        records.iter().map(Option::is_some).collect::<Vec<_>>(),
+        [true, false]
+    );
+    let claimed = claim_one(&queue, "kept").await;
+    assert_eq!(queue.len(), 1);
+    ack(fixture, &queue, &claimed).await;
+}
+
+pub(super) async fn claims_are_journaled_under_the_queues_subject_if_asked(fixture: &Fixture) {
+    let queues = Queues::open(fixture.store.clone())
+        .await
+        .expect("queues open");
+    let told = QueueConfig {
+        subject: "work",
+        journal_claims: true,
+        ..config("told")
+    };
+    let queue = queues.queue(told).expect("a good configuration");
+    let id = send(fixture, &queue, item("x")).await.id;
+    let claimed = claim_one(&queue, "x").await;
+    let mut tx = Batch::new();
+    queue
+        .park(&mut tx, &claimed, "look")
+        .expect("the claim holds");
+    fixture.store.commit(tx).await.expect("a commit");
+    queues.drop_parked(id, "seen").await.expect("it is parked");
+    let page = fixture
+        .store
+        .read(crate::Seq(0), &Filter::kind("work."), 100)
+        .await
+        .expect("a read");
+    let kinds: Vec<_> = page.rows.iter().map(|row| row.kind.as_str()).collect();
+    assert_eq!(kinds, ["work.claimed", "work.parked", "work.dropped"]);
+}

@@ -117,6 +117,12 @@ impl Queue {
                 .and_then(|(meta, _)| meta.cause)
                 .or(header.cause);
             let reason = last.and_then(|last| last.reason);
+            if self.inner.config.journal_claims {
+                let entry =
+                    self.inner
+                        .entry("claimed", picked.id, &header, Some(picked.attempt), None)?;
+                tx.append(entry.cause(cause));
+            }
             let record = StateRecord {
                 v: 1,
                 attempts: picked.attempt,

@@ -38,8 +38,8 @@ pub use self::{
     parked::ParkedItem,
     types::{
         Claim, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_BYTES, DEFAULT_MAX_ITEMS, DEFAULT_MAX_PARKED,
-        DEFAULT_VISIBILITY, Enqueued, ItemId, Nacked, NewItem, Outcome, QUEUE_NAME_MAX,
-        QueueConfig, QueueError, QueueFull, QueueStats, REASON_MAX,
+        DEFAULT_SUBJECT, DEFAULT_VISIBILITY, Enqueued, ItemId, Nacked, NewItem, Outcome,
+        QUEUE_NAME_MAX, QueueConfig, QueueError, QueueFull, QueueStats, REASON_MAX,
     },
 };
 use crate::{entry::Seq, store::SharedStore};

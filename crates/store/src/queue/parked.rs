@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use volary_kernel::{
     clock::Timestamp,
-    id::{Tenant, TraceId},
+    id::{Name, Tenant, TraceId},
 };
 
 use super::{
-    ItemId, Outcome, QueueError, Queues,
+    DEFAULT_SUBJECT, ItemId, Outcome, Queue, QueueError, Queues,
     format::{self, Header},
     index::State,
     load::{Loaded, meta_of},
@@ -129,11 +129,11 @@ impl Queues {
             Expect::Absent,
         );
         tx.append(settle::entry(
-            "queue.retried",
+            self.subject_of(&header),
+            "retried",
             id,
             &header,
-            Some(item.attempts),
-            None,
+            (Some(item.attempts), None),
         )?);
         let (queues, bytes) = (self.clone(), item.payload.len() as u64);
         tx.on_commit(move |_| queues.re_enter(id, header, bytes));
@@ -149,15 +149,24 @@ impl Queues {
         let (item, header) = item_of(&record)?;
         let mut tx = self.leave(&record, id)?;
         tx.append(settle::entry(
-            "queue.dropped",
+            self.subject_of(&header),
+            "dropped",
             id,
             &header,
-            Some(item.attempts),
-            Some(reason),
+            (Some(item.attempts), Some(reason)),
         )?);
         let (shared, reason) = (self.shared.clone(), reason.to_owned());
         tx.on_commit(move |_| shared.outcomes.settle(id, Outcome::Dropped(reason)));
         self.commit_leave(tx, id).await
+    }
+
+    /// What journal entries about an item name: as its queue says, if that is open.
+    fn subject_of(&self, header: &Header) -> (&'static str, Option<Name>) {
+        let shelf = self.shelf.lock();
+        let config = shelf.open.get(&header.queue).map(Queue::config);
+        config.map_or((DEFAULT_SUBJECT, None), |config| {
+            (config.subject, config.agent.clone())
+        })
     }
 
     /// A batch that takes an item out of the parked ones.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use volary_kernel::{clock::Timestamp, retry::random_unit};
+use volary_kernel::{clock::Timestamp, id::Name, retry::random_unit};
 
 use super::{
     Claim, Inner, ItemId, Nacked, Outcome, Queue, QueueError, REASON_MAX,
@@ -204,7 +204,7 @@ impl Inner {
             Expect::Any,
         );
         tx.append(self.entry(
-            "queue.parked",
+            "parked",
             id,
             header,
             parked.map(|parked| parked.attempts),
@@ -221,14 +221,14 @@ impl Inner {
     /// A journal entry about something the queue did by itself.
     pub(super) fn entry(
         &self,
-        kind: &'static str,
+        verb: &'static str,
         id: ItemId,
         header: &Header,
         attempts: Option<u32>,
         reason: Option<&str>,
     ) -> Result<Entry, StoreError> {
-        let entry = entry(kind, id, header, attempts, reason)?;
-        Ok(entry.agent(self.config.agent.clone()))
+        let subject = (self.config.subject, self.config.agent.clone());
+        entry(subject, verb, id, header, (attempts, reason))
     }
 }
 
@@ -244,12 +244,13 @@ struct EntryBody<'a> {
     reason: Option<&'a str>,
 }
 
+/// A journal entry `<subject>.<verb>` about an item, and about the agent whose queue it is in.
 pub(super) fn entry(
-    kind: &'static str,
+    (subject, agent): (&'static str, Option<Name>),
+    verb: &'static str,
     id: ItemId,
     header: &Header,
-    attempts: Option<u32>,
-    reason: Option<&str>,
+    (attempts, reason): (Option<u32>, Option<&str>),
 ) -> Result<Entry, StoreError> {
     let body = EntryBody {
         v: 1,
@@ -259,7 +260,9 @@ pub(super) fn entry(
         attempts,
         reason,
     };
+    let kind = format!("{subject}.{verb}");
     Ok(Entry::json(kind, header.tenant.clone(), &body)?
+        .agent(agent)
         .trace(header.trace)
         .cause(header.cause))
 }

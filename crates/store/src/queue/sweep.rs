@@ -62,7 +62,7 @@ impl Inner {
         match doom {
             Doom::Deadline => {
                 settle::remove(&mut tx, id, version);
-                tx.append(self.entry("queue.expired", id, &header, Some(attempts), None)?);
+                tx.append(self.entry("expired", id, &header, Some(attempts), None)?);
                 let inner = self.clone();
                 tx.on_commit(move |_| inner.finish(id, Outcome::DeadlineExceeded));
             }

@@ -25,6 +25,8 @@ pub const DEFAULT_MAX_PARKED: usize = 10_000;
 pub const DEFAULT_VISIBILITY: Duration = Duration::from_secs(30);
 /// Attempts before an item is parked. Default: 5.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
+/// What the journal entries of a queue are about if it does not say.
+pub const DEFAULT_SUBJECT: &str = "queue";
 /// Longest reason kept with an item, in bytes; the rest is cut.
 pub const REASON_MAX: usize = 1024;
 /// Longest queue name and longest coalescing key, in bytes.
@@ -35,6 +37,11 @@ pub const QUEUE_NAME_MAX: usize = 256;
 pub struct QueueConfig {
     /// Its name, unique in the store: 1 to [`QUEUE_NAME_MAX`] bytes.
     pub name: String,
+    /// What the queue's own journal entries are about: their kinds are `<subject>.parked`, `.expired`, `.retried`,
+    /// `.dropped` and `.claimed`. Default: `queue`.
+    pub subject: &'static str,
+    /// Whether each claim is a journal entry too, committed with it. Default: no.
+    pub journal_claims: bool,
     /// The agent that the queue's own journal entries name.
     pub agent: Option<Name>,
     /// Most items, parked ones not counted.
@@ -56,6 +63,8 @@ impl QueueConfig {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            subject: DEFAULT_SUBJECT,
+            journal_claims: false,
             agent: None,
             max_items: DEFAULT_MAX_ITEMS,
             max_bytes: DEFAULT_MAX_BYTES,
