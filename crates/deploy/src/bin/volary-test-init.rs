@@ -1,7 +1,9 @@
 //! For tests only: a program that can become an init, and a small node to be killed.
 //!
-//! `volary-test-init __init …` is the starter of replicas. `volary-test-init node STATE COUNT MARKER SCRIPT…`
-//! starts COUNT replicas of a shell script, says `ready`, and waits to be killed.
+//! - `volary-test-init __init …` is the starter of replicas.
+//! - `volary-test-init node STATE COUNT MARKER ISOLATION SCRIPT` starts COUNT replicas of a shell script, says
+//!   `ready`, and waits to be killed.
+//! - `volary-test-init sweep STATE` does what a next node does with what the killed one left, and ends.
 
 use std::io::Write;
 
@@ -17,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     match args.get(1).map(String::as_str) {
         Some("__init") => init_main(),
         Some("node") => node(&args[2..]),
+        Some("sweep") => node(&[args[2].as_str(), "0", "sweep", "none", ""].map(str::to_owned)),
         _ => {
             Err("usage: volary-test-init __init | node STATE COUNT MARKER ISOLATION SCRIPT".into())
         }
@@ -55,6 +58,10 @@ fn node(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
             writeln!(std::io::stdout(), "started {ordinal}")?;
         }
         writeln!(std::io::stdout(), "ready")?;
+        if marker == "sweep" {
+            backend.close().await;
+            return Ok(());
+        }
         std::future::pending::<()>().await;
         Ok(())
     })

@@ -115,3 +115,31 @@ impl Fixture {
         .is_ok()
     }
 }
+
+impl Drop for Fixture {
+    /// Removes the control groups also when a test failed: a second life of the program closes properly.
+    fn drop(&mut self) {
+        let mut sweep = std::process::Command::new(PROGRAM);
+        sweep
+            .arg("sweep")
+            .arg(self.state())
+            .stdout(std::process::Stdio::null());
+        let _left_to_the_next_run = sweep.status();
+    }
+}
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
+/// Control groups on the machine that belong to a state directory.
+pub fn cgroups_of(state: &Path) -> Vec<String> {
+    let tag = std::fs::read_to_string(state.join("machine-tag")).expect("a tag");
+    let mut find = std::process::Command::new("find");
+    let found = find
+        .args(["/sys/fs/cgroup", "-name", &format!("volary-{tag}")])
+        .output();
+    let text = String::from_utf8_lossy(&found.expect("find").stdout).into_owned();
+    text.lines().map(str::to_owned).collect()
+}

@@ -59,7 +59,8 @@ impl Cgroups {
                 return false;
             }
             parent.dir.push(format!("volary-{tag}"));
-            let made = fs::create_dir_all(&parent.dir).is_ok();
+            let trial = parent.dir.join("trial");
+            let made = fs::create_dir_all(&trial).is_ok() && fs::remove_dir(&trial).is_ok();
             made && (!unified || enable(&parent.dir, &parent.controls))
         });
         self

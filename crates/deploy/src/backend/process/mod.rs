@@ -36,6 +36,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use volary_kernel::clock::SharedClock;
+use volary_kernel::id::Uid;
 use volary_kernel::metric::Metrics;
 use volary_kernel::secret::Redactor;
 use volary_kernel::task::Supervisor;
@@ -158,7 +159,8 @@ impl ProcessBackend {
         };
         let launcher =
             Launcher::start(config.init).map_err(|error| unavailable(error.to_string()))?;
-        let cgroups = Cgroups::detect(&tag(&ground.private_root));
+        let cgroups =
+            Cgroups::detect(&tag(&state_dir).map_err(|error| unavailable(error.to_string()))?);
         let found = probe::probe(&launcher, &ground, &cgroups).await;
         let Found {
             view,
@@ -194,14 +196,17 @@ impl ProcessBackend {
     }
 }
 
-/// Names this state directory in places shared by the machine.
-fn tag(dir: &std::path::Path) -> String {
-    use std::os::unix::fs::MetadataExt;
-    let found = std::fs::metadata(dir);
-    found.map_or_else(
-        |_| "0".to_owned(),
-        |found| format!("{:x}-{:x}", found.dev(), found.ino()),
-    )
+/// Names this state directory in places shared by the machine; kept in it, so that a successor finds the same.
+fn tag(state_dir: &std::path::Path) -> std::io::Result<String> {
+    let path = state_dir.join("machine-tag");
+    match std::fs::read_to_string(&path) {
+        Ok(tag) if tag.parse::<Uid>().is_ok() => Ok(tag),
+        _ => {
+            let tag = Uid::generate().to_string();
+            volary_kernel::file::write_atomic(&path, tag.as_bytes(), 0o600)?;
+            Ok(tag)
+        }
+    }
 }
 
 impl Inner {

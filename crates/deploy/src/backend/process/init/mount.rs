@@ -22,6 +22,8 @@ use super::{At, StepError};
 const COVER_SIZE: u64 = 1 << 20;
 /// Bound of a private `/dev/shm`, bytes: as containers have it.
 const SHM_SIZE: u64 = 64 << 20;
+/// What a read-only root leaves to write in, in memory.
+const OWN_TMP: &str = "/tmp";
 /// Parts of `/proc` through which a root process could change the machine.
 const PROC_READ_ONLY: [&str; 5] = [
     "/proc/sys",
@@ -63,6 +65,10 @@ fn arrange_mounts(plan: &Plan) -> Result<(), StepError> {
         rustix::mount::mount_bind("/dev/null", file).at(|| format!("mask {}", file.display()))?;
     }
     for hidden in &plan.hide {
+        if plan.read_only_root && hidden.starts_with(OWN_TMP) {
+            // Covered with all of `/tmp` already; it is made anew there as a place for the replica's own.
+            make_parents(&hidden.join("x")).at(|| format!("make {}", hidden.display()))?;
+        }
         memory_dir(hidden, COVER_SIZE, "mode=0755").at(|| format!("hide {}", hidden.display()))?;
     }
     if let Some(private) = &plan.private {
@@ -72,8 +78,10 @@ fn arrange_mounts(plan: &Plan) -> Result<(), StepError> {
             .at(|| format!("own directory {}", private.dir.display()))?;
         write_files(private)?;
     }
+    let mut covers = plan.hide.clone();
+    covers.extend(plan.read_only_root.then(|| OWN_TMP.into()));
     for (bind, tree) in plan.binds.iter().zip(binds) {
-        put(bind, tree, &plan.hide)?;
+        put(bind, tree, &covers)?;
     }
     for hidden in &plan.hide {
         sys::set_read_only(hidden, false).at(|| format!("seal {}", hidden.display()))?;
@@ -97,7 +105,7 @@ fn memory_dir(at: &Path, size: u64, options: &str) -> io::Result<()> {
 fn make_read_only(plan: &Plan) -> Result<(), StepError> {
     if plan.read_only_root {
         sys::set_read_only(Path::new("/"), true).at(|| "read-only root".to_owned())?;
-        return memory_dir(Path::new("/tmp"), SHM_SIZE, "mode=1777").at(|| "own /tmp".to_owned());
+        return memory_dir(Path::new(OWN_TMP), SHM_SIZE, "mode=1777").at(|| "own /tmp".to_owned());
     }
     for path in &plan.read_only {
         protect(path).at(|| format!("read-only {}", path.display()))?;
@@ -253,10 +261,10 @@ fn take_hold(bind: &WireBind) -> Result<OwnedFd, StepError> {
         .at(|| format!("bind source {}", bind.source.display()))
 }
 
-fn put(bind: &WireBind, tree: OwnedFd, hidden: &[PathBuf]) -> Result<(), StepError> {
+fn put(bind: &WireBind, tree: OwnedFd, covers: &[PathBuf]) -> Result<(), StepError> {
     (|| {
         // Only inside covering directories may a mount point be made: the machine's own tree stays as it is.
-        if hidden.iter().any(|cover| bind.target.starts_with(cover)) && !bind.target.exists() {
+        if covers.iter().any(|cover| bind.target.starts_with(cover)) && !bind.target.exists() {
             make_mount_point(&bind.target, &tree)?;
         }
         let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
