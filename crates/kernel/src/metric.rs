@@ -266,13 +266,28 @@ impl Metrics {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.0.registry.lock())
             .expect("writing into a string cannot fail");
-        text
+        without_empty_labels(&text)
     }
 
     /// Everything as Prometheus 0.0.4 text.
     pub fn encode_text(&self) -> String {
         to_prometheus_text(&self.encode_openmetrics())
     }
+}
+
+/// A metric without labels is written without braces, as everybody expects to find it.
+fn without_empty_labels(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        match line.split_once('{') {
+            Some((name, rest)) if !line.starts_with('#') && rest.starts_with('}') => {
+                clean.push_str(name);
+                clean.push_str(&rest[1..]);
+            }
+            _ => clean.push_str(line),
+        }
+    }
+    clean
 }
 
 /// In 0.0.4 a counter's HELP and TYPE carry the sample's name, and UNIT and EOF do not exist.
@@ -368,6 +383,7 @@ mod tests {
             text.contains("volary_commit_seconds_bucket{le=\"1.0\"} 1\n"),
             "{text}"
         );
+        assert!(text.contains("volary_agents 2\n"), "{text}");
         assert!(!text.contains("EOF"), "{text}");
         assert!(metrics.encode_openmetrics().ends_with("# EOF\n"));
     }
