@@ -136,7 +136,6 @@ pub fn message_key(message: &Message, receiver: &Name) -> String {
 }
 
 /// The stored form of `message` for `receiver`. `encoded` is its binary form, so that it is made once for all receivers.
-#[cfg_attr(not(test), expect(dead_code, reason = "the inbox, which comes next, stores it"))]
 pub(crate) fn encode_message(message: &Message, encoded: &[u8], receiver: &Name) -> Bytes {
     let mut out = Vec::with_capacity(112 + encoded.len());
     out.extend_from_slice(&[VERSION, 0]);

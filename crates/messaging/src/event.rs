@@ -4,15 +4,17 @@
 //! (base64 of its one binary form) where replay needs it, and nothing of its content elsewhere; the messages in it have
 //! passed the secret guard.
 
+use std::time::Duration;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use volary_kernel::{
-    clock::Timestamp,
     id::{Name, Tenant, TraceId, Uid},
+    text,
 };
-use volary_store::Entry;
+use volary_store::{Entry, queue};
 
 use crate::{
     admission::{Admission, Refusal},
@@ -84,12 +86,17 @@ impl DeliveryRef {
 }
 
 /// What happened. The names are those of [`kind`].
+///
+/// What an inbox's queue does by itself (`delivery.claimed`, `.parked`, `.expired`, `.retried`, `.dropped`) it tells
+/// itself, in the commit that does it.
 #[derive(Debug, Clone)]
 pub enum Event<'a> {
     /// Stored for these agents.
     Accepted {
         /// The message.
         message: &'a Message,
+        /// Its binary form.
+        encoded: &'a [u8],
         /// Who will get it.
         targets: &'a [Name],
     },
@@ -112,13 +119,6 @@ pub enum Event<'a> {
         /// By whom, if known.
         receiver: Option<&'a Name>,
     },
-    /// Handed out.
-    Claimed {
-        /// The delivery.
-        delivery: &'a DeliveryRef,
-        /// To which replica.
-        owner: &'a str,
-    },
     /// Handled.
     Acked {
         /// The delivery.
@@ -132,22 +132,8 @@ pub enum Event<'a> {
         delivery: &'a DeliveryRef,
         /// Why, without content.
         reason: &'a str,
-        /// When the next attempt may begin.
-        retry_at: Option<Timestamp>,
-    },
-    /// Waits for a person.
-    Parked {
-        /// The delivery.
-        delivery: &'a DeliveryRef,
-        /// Why.
-        reason: &'a str,
-    },
-    /// Too late.
-    Expired {
-        /// The delivery.
-        delivery: &'a DeliveryRef,
-        /// Its deadline.
-        deadline: Timestamp,
+        /// How long until the next attempt may begin; `None` if there is none.
+        retry_in: Option<Duration>,
     },
 }
 
@@ -163,42 +149,45 @@ impl Event<'_> {
             Self::Refused { .. } => kind::REFUSED,
             Self::Sent { .. } => kind::SENT,
             Self::Received { .. } => kind::RECEIVED,
-            Self::Claimed { .. } => kind::CLAIMED,
             Self::Acked { .. } => kind::ACKED,
             Self::Failed { .. } => kind::FAILED,
-            Self::Parked { .. } => kind::PARKED,
-            Self::Expired { .. } => kind::EXPIRED,
         }
     }
 
     /// Its journal entry. The cause is left to the caller.
     pub fn record(&self) -> Entry {
         match self {
-            Self::Accepted { message, targets } => {
+            Self::Accepted {
+                message,
+                encoded,
+                targets,
+            } => {
                 let mut body = about_message(message);
                 body["targets"] = json!(targets);
-                self.of_message(message, with_bytes(body, message))
+                self.of_message(message, with_bytes(body, encoded))
             }
             Self::Refused { message, admission } => {
-                let mut body = about_message(message);
+                let mut body = match admission {
+                    // Whatever its sender wrote may be the secret.
+                    Admission::Refused(Refusal::Secret) => bare(message),
+                    _ => about_message(message),
+                };
                 body["admission"] = json!(admission);
                 self.of_message(message, body)
             }
-            Self::Sent { message } => {
-                self.of_message(message, with_bytes(about_message(message), message))
-            }
+            Self::Sent { message } => self.of_message(
+                message,
+                with_bytes(about_message(message), &codec::encode(message)),
+            ),
             Self::Received { message, receiver } => {
                 let mut body = about_message(message);
                 body["receiver"] = json!(receiver);
-                let entry = self.of_message(message, with_bytes(body, message));
+                let entry = self.of_message(message, with_bytes(body, &codec::encode(message)));
                 entry.agent(
                     (*receiver)
                         .cloned()
                         .unwrap_or_else(|| message.sender().name().clone()),
                 )
-            }
-            Self::Claimed { delivery, owner } => {
-                self.of_delivery(delivery, json!({"owner": owner}))
             }
             Self::Acked { delivery, actions } => {
                 self.of_delivery(delivery, json!({"actions": actions}))
@@ -206,15 +195,11 @@ impl Event<'_> {
             Self::Failed {
                 delivery,
                 reason,
-                retry_at,
-            } => self.of_delivery(delivery, json!({"reason": reason, "retry_at": retry_at})),
-            Self::Parked { delivery, reason } => {
-                self.of_delivery(delivery, json!({"reason": reason}))
+                retry_in,
+            } => {
+                let retry_in = retry_in.map(text::format_duration);
+                self.of_delivery(delivery, json!({"reason": reason, "retry_in": retry_in}))
             }
-            Self::Expired { delivery, deadline } => self.of_delivery(
-                delivery,
-                json!({"deadline": deadline, "outcome": "deadline_exceeded"}),
-            ),
         }
     }
 
@@ -236,6 +221,18 @@ impl Event<'_> {
     }
 }
 
+/// What the node stamped and measured.
+fn bare(message: &Message) -> Value {
+    json!({
+        "v": BODY_VERSION,
+        "id": message.id(),
+        "sender": message.sender().name(),
+        "sender_id": message.sender().id(),
+        "sent_at": message.sent_at(),
+        "bytes": message.body().len(),
+    })
+}
+
 fn about_message(message: &Message) -> Value {
     json!({
         "v": BODY_VERSION,
@@ -252,8 +249,8 @@ fn about_message(message: &Message) -> Value {
     })
 }
 
-fn with_bytes(mut body: Value, message: &Message) -> Value {
-    body["message"] = Value::String(BASE64_STANDARD.encode(codec::encode(message)));
+fn with_bytes(mut body: Value, encoded: &[u8]) -> Value {
+    body["message"] = Value::String(BASE64_STANDARD.encode(encoded));
     body
 }
 
@@ -285,21 +282,41 @@ pub fn message_in(body: &[u8]) -> Result<Message, DecodeError> {
     codec::decode(&Bytes::from(bytes))
 }
 
+/// Who got the message in the body of an `accepted` or `received` entry.
+pub(crate) fn receivers_in(body: &[u8]) -> Vec<Name> {
+    #[derive(Deserialize)]
+    struct Receivers {
+        #[serde(default)]
+        targets: Vec<Name>,
+        receiver: Option<Name>,
+    }
+    let found = serde_json::from_slice::<Receivers>(body);
+    found.map_or_else(
+        |_| Vec::new(),
+        |found| found.targets.into_iter().chain(found.receiver).collect(),
+    )
+}
+
 /// What a message or delivery came to, in the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Everybody it was for has handled it.
     Done,
-    /// It was given up: parked, for a person to look at.
-    Failed {
-        /// Why.
-        reason: String,
-    },
     /// Its deadline passed first.
     DeadlineExceeded,
     /// It was taken out or turned back.
     Dropped {
+        /// Why.
+        reason: String,
+    },
+    /// It was given up.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// It waits for a person, who may yet let it go on.
+    Parked {
         /// Why.
         reason: String,
     },
@@ -314,6 +331,38 @@ impl Outcome {
             turned_back => Some(Self::Dropped {
                 reason: turned_back.to_string(),
             }),
+        }
+    }
+
+    const fn severity(&self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::DeadlineExceeded => 1,
+            Self::Dropped { .. } => 2,
+            Self::Failed { .. } => 3,
+            Self::Parked { .. } => 4,
+        }
+    }
+
+    /// The worse of two: what a message to several comes to.
+    #[must_use]
+    pub fn or_worse(self, other: Self) -> Self {
+        if other.severity() > self.severity() {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+impl From<queue::Outcome> for Outcome {
+    fn from(outcome: queue::Outcome) -> Self {
+        match outcome {
+            queue::Outcome::Done => Self::Done,
+            queue::Outcome::Failed(reason) => Self::Failed { reason },
+            queue::Outcome::Parked(reason) => Self::Parked { reason },
+            queue::Outcome::DeadlineExceeded => Self::DeadlineExceeded,
+            queue::Outcome::Dropped(reason) => Self::Dropped { reason },
         }
     }
 }
@@ -333,6 +382,7 @@ mod tests {
         let targets = [name("b")];
         let entry = Event::Accepted {
             message: &message,
+            encoded: &codec::encode(&message),
             targets: &targets,
         }
         .record();
@@ -395,7 +445,7 @@ mod tests {
         let event = Event::Failed {
             delivery: &delivery,
             reason: "exit status 1",
-            retry_at: None,
+            retry_in: None,
         };
         let body = body(&event);
         assert_eq!(

@@ -9,7 +9,8 @@
 //! | [`transport`] | at-most-once ways into inboxes in memory |
 //! | [`admission`] | the answer to every send |
 //! | [`delivery`], [`action`] | what an agent is shown, and what it asks for |
-//! | [`event`] | everything that happens, as journal entries |
+//! | [`inbox`], [`post`] | durable inboxes, and durable sends in the caller's commit |
+//! | [`event`], [`replay`] | everything that happens, as journal entries, and what can be replayed from them |
 
 pub mod action;
 pub mod admission;
@@ -19,9 +20,13 @@ pub mod event;
 pub mod frame;
 pub mod hook;
 pub mod identity;
+pub mod inbox;
 pub mod message;
 mod metrics;
+pub mod post;
+pub mod replay;
 mod route;
+mod seen;
 pub mod topic;
 pub mod transport;
 mod wire;
@@ -36,10 +41,14 @@ pub use self::{
     event::{Event, Outcome},
     hook::{HookChain, MessageHook},
     identity::{AgentId, Identity, IdentityRegistry},
+    inbox::{Claimed, InboxError, InboxSpec, Inboxes, Mailbox, PutOptions},
     message::{
         Audience, BuildError, ContentType, Headers, Message, MessageBuilder, Payload, Priority,
         Sender,
     },
+    post::{Origin, Post, PostConfig, Posted},
+    replay::{Direction, ReplayPlan, ReplayQuery, ReplayRunner},
+    seen::SeenConfig,
     topic::{Topic, TopicError},
     transport::{Endpoint, EndpointSpec, HookedTransport, Local, Transport},
 };

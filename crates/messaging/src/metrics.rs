@@ -49,3 +49,12 @@ pub(crate) fn inbox_dropped(metrics: &Metrics) -> CounterFamily {
         &["reason"],
     )
 }
+
+/// How deliveries were settled: `deliveries_settled{result}`.
+pub(crate) fn deliveries_settled(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "deliveries_settled",
+        "Attempts at deliveries, by how they ended",
+        &["result"],
+    )
+}

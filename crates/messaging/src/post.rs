@@ -68,7 +68,7 @@ impl Posted {
 }
 
 /// What durable sends are made of.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct PostConfig {
     /// What a message may be.
     pub limits: MessageLimits,
@@ -78,17 +78,6 @@ pub struct PostConfig {
     pub secrets: Redactor,
     /// How many ids of foreign messages are remembered, and how long.
     pub seen: SeenConfig,
-}
-
-impl Default for PostConfig {
-    fn default() -> Self {
-        Self {
-            limits: MessageLimits::default(),
-            hooks: Vec::new(),
-            secrets: Redactor::default(),
-            seen: SeenConfig::default(),
-        }
-    }
 }
 
 /// The durable way of messages inside one node. Clones share it.
@@ -192,6 +181,7 @@ impl Post {
         message: Message,
         origin: Origin,
     ) -> Result<(Posted, Option<Committed>), InboxError> {
+        let mut raced = false;
         loop {
             let mut tx = Batch::new();
             let posted = self
@@ -203,7 +193,9 @@ impl Post {
             match self.store.commit(tx).await {
                 Ok(committed) => return Ok((posted, Some(committed))),
                 // The same message was posted by somebody else at the same time: its result is there now.
-                Err(StoreError::Conflict { .. }) if origin == Origin::Foreign => {}
+                Err(StoreError::Conflict { .. }) if origin == Origin::Foreign && !raced => {
+                    raced = true
+                }
                 Err(error) => {
                     let Some(why) = Refusal::of_store(&error) else {
                         return Err(QueueError::from(error).into());

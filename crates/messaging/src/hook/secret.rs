@@ -5,7 +5,7 @@ use volary_kernel::secret::Redactor;
 use super::{HookContext, MessageHook, Step};
 use crate::{admission::Refusal, message::Message};
 
-/// Refuses every message whose payload or headers contain a declared secret. What matched is not said.
+/// Refuses every message whose payload, headers, topics, recipient or content type contain a declared secret. What matched is not said.
 #[derive(Debug, Clone)]
 pub struct SecretGuard {
     secrets: Redactor,
@@ -31,7 +31,7 @@ impl SecretGuard {
     }
 }
 
-/// Whether payload, header names or header values of `message` contain a declared secret.
+/// Whether any part of `message` that its sender wrote contains a declared secret.
 pub(crate) fn contains_secret(secrets: &Redactor, message: &Message) -> bool {
     let found = |text: &str| secrets.contains(text.as_bytes());
     secrets.contains(message.body())
@@ -39,6 +39,11 @@ pub(crate) fn contains_secret(secrets: &Redactor, message: &Message) -> bool {
             .headers()
             .iter()
             .any(|(name, value)| found(name) || found(value))
+        || message.topics().iter().any(|topic| found(topic.as_str()))
+        || message
+            .recipient()
+            .is_some_and(|recipient| found(recipient.as_str()))
+        || found(message.payload().content_type().as_str())
 }
 
 impl MessageHook for SecretGuard {
@@ -77,5 +82,13 @@ mod tests {
             .build(clean.sent_at())
             .unwrap();
         assert!(guard.is_tainted(&header));
+        let address = clean
+            .edit()
+            .topic("my/pass_word".parse().unwrap())
+            .build(clean.sent_at())
+            .unwrap();
+        assert!(!guard.is_tainted(&address));
+        guard.secrets.add(&Secret::new("pass_word")).unwrap();
+        assert!(guard.is_tainted(&address));
     }
 }
