@@ -16,10 +16,14 @@ mod batch;
 pub mod conformance;
 mod entry;
 mod error;
+pub mod journal;
 mod key;
 mod lease;
 mod memory;
+mod pin;
 pub mod queue;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod store;
 mod tail;
 mod watch;
@@ -31,6 +35,11 @@ pub use key::{KEY_MAX, Key, Record};
 pub use lease::{Lease, LeaseError};
 pub use memory::{MemoryConfig, MemoryStore};
 pub use queue::{Claim, ItemId, NewItem, Outcome, Queue, QueueConfig, QueueError, Queues};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{
+    DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, DEFAULT_MIN_FREE_DISK, DEFAULT_READERS, DEFAULT_RESERVE,
+    OnDamage, Retention, SqliteConfig, SqliteStore,
+};
 pub use store::{PAGE_MAX, SharedStore, Store};
 pub use tail::Tail;
 pub use watch::{Change, ChangeKind, WATCH_CAPACITY, Watch, WatchEvent};

@@ -43,6 +43,8 @@ pub use self::{
     },
 };
 use crate::{entry::Seq, store::SharedStore};
+#[cfg(feature = "sqlite")]
+pub(crate) use format::{ITEMS, decode};
 
 /// What all queues of a store share.
 struct Shared {

@@ -1,0 +1,127 @@
+//! How the database is laid out and opened. One place for writer, readers and checks.
+//!
+//! | table | row |
+//! |---|---|
+//! | `record` | a record, clustered by key; `sum` is its checksum |
+//! | `journal` | an entry, clustered by `seq`; `version` is its commit, `hash` the chain after it |
+//! | `chunk` | a part of a value or body longer than [`CHUNK`]: `chunk` is the first id, `chunks` how many follow |
+//!
+//! Records whose keys begin with U+0001 are the store's own (callers' keys cannot): the node, the last commit, the cut.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+
+use crate::error::StoreError;
+
+/// Marks the file as ours ("Vlry").
+const APPLICATION_ID: i32 = 0x566c_7279;
+/// Version of this layout.
+const LAYOUT: i32 = 1;
+/// Longest value or body kept in its row, in bytes. Longer ones are cut into parts of this size.
+pub(crate) const CHUNK: usize = 256 << 10;
+
+pub(crate) const META_NODE: &str = "\u{1}meta/node";
+pub(crate) const META_VERSION: &str = "\u{1}meta/version";
+pub(crate) const META_CUT: &str = "\u{1}meta/cut";
+
+const TABLES: &str = "
+CREATE TABLE record (
+    key TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, expires INTEGER, sum INTEGER NOT NULL,
+    chunk INTEGER, chunks INTEGER, value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX record_expires ON record (expires) WHERE expires IS NOT NULL;
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, version INTEGER NOT NULL, cause INTEGER,
+    kind TEXT NOT NULL, tenant TEXT NOT NULL, agent TEXT, trace BLOB, hash BLOB NOT NULL,
+    chunk INTEGER, chunks INTEGER, body BLOB NOT NULL
+) STRICT;
+CREATE TABLE chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TRIGGER record_chunks_deleted AFTER DELETE ON record WHEN old.chunk IS NOT NULL BEGIN
+    DELETE FROM chunk WHERE id >= old.chunk AND id < old.chunk + old.chunks;
+END;
+CREATE TRIGGER record_chunks_replaced AFTER UPDATE ON record WHEN old.chunk IS NOT NULL BEGIN
+    DELETE FROM chunk WHERE id >= old.chunk AND id < old.chunk + old.chunks;
+END;
+CREATE TRIGGER journal_chunks_deleted AFTER DELETE ON journal WHEN old.chunk IS NOT NULL BEGIN
+    DELETE FROM chunk WHERE id >= old.chunk AND id < old.chunk + old.chunks;
+END;
+";
+
+/// Frames in the log before it is moved into the database: 4,000 pages of 4 KiB, so that a busy page is moved once
+/// for many commits.
+const CHECKPOINT_PAGES: u32 = 4000;
+
+/// Opens the one writing connection; makes the tables in an empty file.
+pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)
+        .map_err(|error| failed("opening the database", error))?;
+    let setup = || -> rusqlite::Result<i32> {
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        common(&conn)?;
+        conn.pragma_query_value(None, "user_version", |row| row.get(0))
+    };
+    let layout = setup().map_err(|error| failed("opening the database", error))?;
+    if layout == 0 {
+        let tables = format!(
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; COMMIT;"
+        );
+        conn.execute_batch(&tables)
+            .map_err(|error| failed("making the tables", error))?;
+    }
+    check_layout(&conn)?;
+    Ok(conn)
+}
+
+/// Opens a connection that can only read. It leaves database and log as they are, also when it is the last to close.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)
+        .map_err(|error| failed("opening the database", error))?;
+    let setup = || -> rusqlite::Result<()> {
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.pragma_update(None, "query_only", true)?;
+        common(&conn)
+    };
+    setup().map_err(|error| failed("opening the database", error))?;
+    check_layout(&conn)?;
+    Ok(conn)
+}
+
+fn common(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "cell_size_check", true)?;
+    conn.pragma_update(None, "cache_size", -16_384)?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn check_layout(conn: &Connection) -> Result<(), StoreError> {
+    let number = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let (id, layout) = number("application_id")
+        .and_then(|id| Ok((id, number("user_version")?)))
+        .map_err(|error| failed("reading the database", error))?;
+    if id != APPLICATION_ID || layout != LAYOUT {
+        let what = format!(
+            "not a Volary database of layout {LAYOUT} (application id {id:#x}, layout {layout})"
+        );
+        return Err(StoreError::corrupt(what, None));
+    }
+    Ok(())
+}
+
+/// An error of SQLite, sorted: damage, or the system.
+pub(crate) fn failed(what: &'static str, error: rusqlite::Error) -> StoreError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match error.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => {
+            StoreError::corrupt(format!("{what}: {error}"), None)
+        }
+        _ => StoreError::io(what, error),
+    }
+}
