@@ -36,8 +36,12 @@ impl Timestamp {
     }
 }
 
+/// Saturating, and without the 128-bit division of [`Duration::as_micros`]: this is on the path of every message.
 fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(i64::from(duration.subsec_micros()))
 }
 
 impl Add<Duration> for Timestamp {

@@ -1,36 +1,16 @@
 //! Randomness from the operating system, kept out of the modules that decide.
 //!
-//! Ids and jitter draw from a small store of random bytes per thread, because one system call per id would cost more than
-//! the message that carries it. Keys do not: they ask the operating system directly (see [`crate::sign`]).
+//! Ids and jitter draw from a generator per thread that the operating system seeds again and again (ChaCha, as in
+//! [`rand::rng`]): one system call per id would cost more than the message that carries it. Keys do not: they ask the
+//! operating system directly (see [`crate::sign`]).
 
-use std::cell::RefCell;
+use rand::Rng as _;
 
-/// Bytes fetched by one system call.
-const POOL: usize = 512;
-
-struct Pool {
-    bytes: [u8; POOL],
-    used: usize,
-}
-
-thread_local! {
-    static POOL_OF_THREAD: RefCell<Pool> = const { RefCell::new(Pool { bytes: [0; POOL], used: POOL }) };
-}
-
-/// Random bytes for ids; `N` is at most [`POOL`]. Every byte is given out once.
+/// Random bytes for ids.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    POOL_OF_THREAD.with_borrow_mut(|pool| {
-        if pool.used + N > POOL {
-            getrandom::fill(&mut pool.bytes)
-                .expect("the operating system's random source is always there on Linux");
-            pool.used = 0;
-        }
-        let given = &mut pool.bytes[pool.used..pool.used + N];
-        pool.used += N;
-        let mut bytes = [0; N];
-        bytes.swap_with_slice(given);
-        bytes
-    })
+    let mut bytes = [0; N];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
 }
 
 /// A random number in `0.0..1.0`, such as [`crate::retry::Backoff::delay`] takes for its jitter.
@@ -45,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_bytes_are_given_twice_across_refills_and_threads() {
+    fn no_bytes_are_drawn_twice_across_threads() {
         let draw = || (0..200).map(|_| random_bytes::<16>()).collect::<Vec<_>>();
         let other = std::thread::spawn(draw);
         let mut seen: HashSet<[u8; 16]> = draw().into_iter().collect();

@@ -1,9 +1,13 @@
 //! The first hook: limits of this place, below the hard limits of the message type.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use serde::de::IgnoredAny;
-use volary_kernel::clock::SharedClock;
+use volary_kernel::clock::{SharedClock, Timestamp};
 
 use super::{HookContext, MessageHook, Step};
 use crate::{admission::Refusal, message::Message};
@@ -30,12 +34,18 @@ impl Default for MessageLimits {
 pub struct ValidateHook {
     limits: MessageLimits,
     clock: SharedClock,
+    /// The last reading of the clock, in microseconds.
+    seen: AtomicI64,
 }
 
 impl ValidateHook {
     /// A validator with these limits.
     pub const fn new(limits: MessageLimits, clock: SharedClock) -> Self {
-        Self { limits, clock }
+        Self {
+            limits,
+            clock,
+            seen: AtomicI64::new(i64::MIN),
+        }
     }
 
     /// What is wrong with `message`, if anything.
@@ -44,12 +54,12 @@ impl ValidateHook {
         if found > limit {
             return Some(Refusal::TooLarge { found, limit });
         }
-        let now = self.clock.wall();
-        if message.deadline().is_some_and(|deadline| deadline <= now) {
+        let now = || self.clock.wall();
+        if message.deadline().is_some_and(|deadline| deadline <= now()) {
             return Some(Refusal::Expired);
         }
         let invalid = |problem: Cow<'static, str>| Some(Refusal::Invalid { problem });
-        if message.sent_at() > now + self.limits.max_skew {
+        if self.is_from_the_future(message.sent_at()) {
             return invalid("it was sent in the future: the sender's clock is ahead".into());
         }
         if message.payload().content_type().is_json()
@@ -58,6 +68,17 @@ impl ValidateHook {
             return invalid(format!("its payload is not JSON: {error}").into());
         }
         None
+    }
+
+    /// Reads the clock only when an earlier reading does not decide: nearly all messages were sent before that or shortly
+    /// after.
+    fn is_from_the_future(&self, sent_at: Timestamp) -> bool {
+        let beyond = |seen: i64| sent_at > Timestamp::from_micros(seen) + self.limits.max_skew;
+        beyond(self.seen.load(Ordering::Relaxed)) && {
+            let now = self.clock.wall().as_micros();
+            self.seen.store(now, Ordering::Relaxed);
+            beyond(now)
+        }
     }
 
     fn check(&self, message: Message) -> Step<'static> {

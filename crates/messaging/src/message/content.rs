@@ -49,9 +49,12 @@ impl ContentType {
 
     /// Whether the bytes are one JSON document (`application/json` or `…+json`, parameters ignored).
     pub fn is_json(&self) -> bool {
-        let essence = self.0.split(';').next().unwrap_or_default().trim_end();
-        essence.eq_ignore_ascii_case("application/json")
-            || essence.to_ascii_lowercase().ends_with("+json")
+        let text = self.0.as_bytes();
+        let end = text.iter().position(|byte| *byte == b';');
+        let essence = text[..end.unwrap_or(text.len())].trim_ascii_end();
+        let suffix = essence.last_chunk::<5>();
+        essence.eq_ignore_ascii_case(b"application/json")
+            || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(b"+json"))
     }
 }
 
