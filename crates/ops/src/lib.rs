@@ -14,17 +14,13 @@
 //!
 //! [`api`] holds the documents that travel, for the server's sections and for [`client`] alike.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the documents and the seam land first"
-)]
-
 pub mod api;
+pub mod client;
 pub mod code;
 
 mod auth;
 mod error;
+mod events;
 mod extract;
 mod health;
 mod host;
@@ -40,11 +36,12 @@ pub use self::{
     auth::{TableFull, TokenTable},
     code::Code,
     error::{ApiError, ErrorBody, ErrorDetail, OpsError},
+    events::Signals,
     extract::{Json, Query},
     principal::{LinkPeer, Operator, Principal},
     section::{Route, Section, Surface},
     server::{
-        DEFAULT_DRAIN, Exposure, Limits, MetricsAccess, OpsConfig, SOCKET_PATH_MAX, SocketConfig,
-        TcpConfig,
+        DEFAULT_DRAIN, Exposure, Limits, MetricsAccess, OpsConfig, OpsHandle, OpsParts, OpsServer,
+        SOCKET_PATH_MAX, SocketConfig, TcpConfig,
     },
 };

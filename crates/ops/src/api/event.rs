@@ -29,7 +29,7 @@ pub struct EventsQuery {
     /// Only this tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
-    pub tenant: Option<Name>,
+    pub tenant: Option<Tenant>,
     /// Snapshot only: at most this many entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,

@@ -4,6 +4,6 @@ mod check;
 mod table;
 mod token;
 
-pub(crate) use check::{Presented, authenticate, present, strip_token};
+pub(crate) use check::{authenticate, present, strip_token};
 pub use table::{TableFull, TokenTable};
 pub(crate) use token::load_or_create;

@@ -152,3 +152,19 @@ impl Default for Limits {
         }
     }
 }
+
+/// Time that a spare connection gets for each of its steps: enough for a probe, no place to linger.
+const SPARE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Limits {
+    /// The limits of a connection past the bound.
+    pub(super) fn spare(self) -> Self {
+        let short = |limit: Duration| limit.min(SPARE_PATIENCE);
+        Self {
+            head: short(self.head),
+            idle: short(self.idle),
+            write_stall: short(self.write_stall),
+            ..self
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The two routers, made from all sections' routes, after checking that no two claim the same.
+
+use std::collections::HashMap;
+
+use axum::Router;
+use bytes::Bytes;
+
+use super::{forward::Routers, front::OWN_PATHS};
+use crate::{
+    ApiError, OpsError, code,
+    openapi::{self, Documented},
+    section::{Route, Section, Surface},
+};
+
+/// A route with the section that brought it.
+pub(super) struct Mounted {
+    section: &'static str,
+    route: Route,
+}
+
+/// The routes of all sections.
+///
+/// # Errors
+/// [`OpsError::Route`] when two sections claim one route, or a path is not one that sections may have.
+pub(super) fn collect<'a>(
+    sections: impl Iterator<Item = &'a dyn Section>,
+) -> Result<Vec<Mounted>, OpsError> {
+    let mut mounted: Vec<Mounted> = Vec::new();
+    let mut shapes: HashMap<(Surface, String), &'static str> = HashMap::new();
+    for section in sections {
+        for route in section.routes() {
+            if let Some(why) = problem(&route, &mounted, &mut shapes) {
+                let route = format!(
+                    "{} {} ({})",
+                    route.method,
+                    route.path,
+                    route.surface.as_str()
+                );
+                return Err(OpsError::Route {
+                    section: section.name(),
+                    route,
+                    why,
+                });
+            }
+            mounted.push(Mounted {
+                section: section.name(),
+                route,
+            });
+        }
+    }
+    Ok(mounted)
+}
+
+fn problem(
+    route: &Route,
+    mounted: &[Mounted],
+    shapes: &mut HashMap<(Surface, String), &'static str>,
+) -> Option<&'static str> {
+    if OWN_PATHS.contains(&route.path) {
+        return Some("the server answers itself");
+    }
+    if !route.path.starts_with("/v1/") && route.path != crate::events::STREAM_PATH {
+        return Some("does not begin with /v1/");
+    }
+    let same = |other: &Route| {
+        other.surface == route.surface && other.path == route.path && other.method == route.method
+    };
+    if mounted.iter().any(|mounted| same(&mounted.route)) {
+        return Some("another section has");
+    }
+    // `/a/{x}` and `/a/{y}` cannot stand side by side.
+    let shape = route
+        .path
+        .split('/')
+        .map(|part| if part.starts_with('{') { "{}" } else { part });
+    let shape = shape.collect::<Vec<_>>().join("/");
+    let known = *shapes.entry((route.surface, shape)).or_insert(route.path);
+    (known != route.path).then_some("is there with another parameter name")
+}
+
+/// The routers of both surfaces.
+pub(super) fn routers(mounted: &[Mounted]) -> Routers {
+    let router = |surface| {
+        let routes = mounted
+            .iter()
+            .map(|mounted| &mounted.route)
+            .filter(|route| route.surface == surface);
+        let router = routes.fold(Router::new(), |router, route| {
+            router.route(route.path, route.handler.clone())
+        });
+        router
+            .fallback(async || ApiError::new(code::NO_ROUTE, "there is no such route on this API"))
+    };
+    Routers {
+        operator: router(Surface::Operator),
+        link: router(Surface::Link),
+    }
+}
+
+/// The OpenAPI document of all routes.
+pub(super) fn document(version: &str, mounted: &[Mounted]) -> Bytes {
+    let routes: Vec<Documented<'_>> = mounted
+        .iter()
+        .map(|Mounted { section, route }| Documented { section, route })
+        .collect();
+    openapi::document(version, &routes)
+}
