@@ -136,6 +136,8 @@ pub struct PutOptions {
     pub cause: Cause,
     /// A newer parcel of the same key takes the place of one that waits.
     pub coalesce: Option<String>,
+    /// With `coalesce`: what held before this parcel. Of parcels that meet, the first one's is kept.
+    pub base: Option<String>,
     /// How urgent.
     pub priority: Priority,
     /// From when on nobody wants it.
@@ -282,6 +284,7 @@ impl Inboxes {
             cause: options.cause,
             priority: queue_priority(options.priority),
             coalesce: options.coalesce,
+            base: options.base,
             deadline: options.deadline,
             not_before: options.not_before,
             ..NewItem::new(tenant.clone(), parcel.encode()?)
@@ -341,6 +344,11 @@ impl Claimed {
     /// Fencing token of the claim: grows with every claim.
     pub fn epoch(&self) -> u64 {
         self.claim.epoch
+    }
+
+    /// What held before the first of the parcels that met in this delivery.
+    pub fn base(&self) -> Option<&str> {
+        self.claim.base.as_deref()
     }
 
     /// Why the last attempt failed, if somebody said.

@@ -262,6 +262,7 @@ pub(super) async fn coalescing_keeps_the_newest_payload_and_the_first_place(fixt
     let (_, queue) = open(fixture, "coalesce").await;
     let keyed = |payload: &str| NewItem {
         coalesce: Some("page".into()),
+        base: Some(format!("before {payload}")),
         ..item(payload)
     };
     let first = send(fixture, &queue, keyed("1")).await;
@@ -281,6 +282,11 @@ pub(super) async fn coalescing_keeps_the_newest_payload_and_the_first_place(fixt
     );
     drop(tx);
     let claimed = claim_one(&queue, "2 is longer").await;
+    assert_eq!(
+        claimed.base.as_deref(),
+        Some("before 1"),
+        "the first base is kept"
+    );
     let mut tx = Batch::new();
     let third = queue.enqueue(&mut tx, keyed("4")).expect("room");
     let fourth = queue.enqueue(&mut tx, keyed("5")).expect("room");
@@ -295,6 +301,7 @@ pub(super) async fn coalescing_keeps_the_newest_payload_and_the_first_place(fixt
     let again = send(fixture, &queue, keyed("6")).await;
     assert_eq!(again.id, third.id);
     let claimed = claim_one(&queue, "6").await;
+    assert_eq!(claimed.base.as_deref(), Some("before 4"));
     assert_eq!(
         (claimed.attempt, claimed.last_reason.clone()),
         (1, None),

@@ -217,6 +217,7 @@ fn claim_of(
         deadline: header.deadline,
         priority: header.priority,
         coalesce: header.coalesce,
+        base: header.base,
         last_reason,
     }
 }

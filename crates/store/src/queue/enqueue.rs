@@ -25,16 +25,18 @@ impl Queue {
     /// [`QueueError::Full`], [`QueueError::Invalid`].
     pub fn enqueue(&self, tx: &mut Batch, item: NewItem) -> Result<Enqueued, QueueError> {
         let shared = &self.inner.shared;
-        if let Some(key) = &item.coalesce
-            && key.len() > QUEUE_NAME_MAX
-        {
-            let found = key.len();
-            return Err(QueueError::Invalid(format!(
-                "coalescing key has {found} bytes, limit {QUEUE_NAME_MAX}"
-            )));
+        for (what, text) in [("coalescing key", &item.coalesce), ("base", &item.base)] {
+            if let Some(text) = text
+                && text.len() > QUEUE_NAME_MAX
+            {
+                let found = text.len();
+                return Err(QueueError::Invalid(format!(
+                    "{what} has {found} bytes, limit {QUEUE_NAME_MAX}"
+                )));
+            }
         }
         let bytes = item.payload.len() as u64;
-        let header = Header {
+        let mut header = Header {
             queue: self.inner.name.clone(),
             tenant: item.tenant,
             trace: item.trace,
@@ -45,6 +47,7 @@ impl Queue {
             },
             priority: item.priority,
             coalesce: item.coalesce.map(Arc::from),
+            base: item.base.map(Arc::from),
             deadline: item.deadline,
             not_before: item.not_before,
             at: shared.clock.wall(),
@@ -52,7 +55,8 @@ impl Queue {
             parked: None,
         };
         let meta = meta_of(&header, bytes, shared);
-        let place = self.reserve(tx.token(), meta)?;
+        let (place, base) = self.reserve(tx.token(), meta)?;
+        header.base = base;
         let id = place.id();
         match format::encode(&header, &item.payload) {
             Ok(value) => tx.put(format::item_key(id), value, Expect::Any),
@@ -73,7 +77,8 @@ impl Queue {
         Ok(Enqueued { id, coalesced })
     }
 
-    fn reserve(&self, token: u64, meta: Meta) -> Result<Place, QueueError> {
+    /// The item's place, and the base that it has there.
+    fn reserve(&self, token: u64, mut meta: Meta) -> Result<(Place, Option<Arc<str>>), QueueError> {
         let config = &self.inner.config;
         if self.inner.shared.parked_in(&self.inner.name) >= config.max_parked {
             return Err(self.full(QueueFull::Parked, config.max_parked as u64));
@@ -90,26 +95,30 @@ impl Queue {
         let Some((id, state)) = old else {
             index.room(1, meta.bytes).map_err(over)?;
             let id = ItemId(Uid::generate());
+            let base = meta.base.clone();
             index.insert(id, meta, State::Pending(token));
-            return Ok(Place::New(id));
+            return Ok((Place::New(id), base));
         };
         let old = index
             .get(id)
-            .map(|(old, _)| (old.bytes, old.version.is_some()));
-        let (old_bytes, had_state) = old.unwrap_or_default();
+            .map(|(old, _)| (old.bytes, old.version.is_some(), old.base.clone()));
+        let (old_bytes, had_state, base) = old.unwrap_or_default();
+        meta.base = base.clone();
         let extra = meta.bytes.saturating_sub(old_bytes);
         index.room(0, extra).map_err(over)?;
         if matches!(state, State::Pending(_)) {
             index.unhold(id, 0, Some((meta, state)));
-            return Ok(Place::Same(id));
+            return Ok((Place::Same(id), base));
         }
         index.hold(id, extra);
-        Ok(Place::Replace {
+        let meta = Box::new(meta);
+        let place = Place::Replace {
             id,
             extra,
-            meta: Box::new(meta),
+            meta,
             had_state,
-        })
+        };
+        Ok((place, base))
     }
 
     fn full(&self, what: QueueFull, limit: u64) -> QueueError {

@@ -41,6 +41,8 @@ pub(crate) struct Header {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coalesce: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,

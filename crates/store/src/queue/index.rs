@@ -54,6 +54,8 @@ pub(super) struct Meta {
     pub priority: i16,
     pub bytes: u64,
     pub coalesce: Option<Arc<str>>,
+    /// Kept from the first of the items that were coalesced.
+    pub base: Option<Arc<str>>,
     pub deadline: Option<Mono>,
     pub attempts: u32,
     /// Version of the item's state record; `None` if there is none.

@@ -56,6 +56,7 @@ pub(super) fn meta_of(header: &Header, bytes: u64, shared: &Shared) -> Meta {
         priority: header.priority,
         bytes,
         coalesce: header.coalesce.clone(),
+        base: header.base.clone(),
         deadline: header.deadline.map(|at| shared.mono_of(at)),
         attempts: 0,
         version: None,

@@ -140,6 +140,7 @@ impl Queue {
             cause: claim.cause,
             priority: claim.priority,
             coalesce: claim.coalesce.clone(),
+            base: claim.base.clone(),
             deadline: claim.deadline,
             not_before: None,
             at: claim.enqueued_at,

@@ -111,6 +111,9 @@ pub struct NewItem {
     pub priority: i16,
     /// A newer item of the same tenant and key takes the place of one that waits.
     pub coalesce: Option<String>,
+    /// With a coalescing key: what held before this item. Of items that are coalesced the first one's is kept, so that
+    /// a receiver can tell what changed since it last knew. At most [`QUEUE_NAME_MAX`] bytes.
+    pub base: Option<String>,
     /// When it is no longer wanted: a waiting item ends as [`Outcome::DeadlineExceeded`].
     pub deadline: Option<Timestamp>,
     /// Not to be claimed earlier.
@@ -127,6 +130,7 @@ impl NewItem {
             cause: Cause::None,
             priority: 0,
             coalesce: None,
+            base: None,
             deadline: None,
             not_before: None,
         }
@@ -169,6 +173,8 @@ pub struct Claim {
     pub priority: i16,
     /// Its coalescing key.
     pub coalesce: Option<Arc<str>>,
+    /// What held before the first of the items that were coalesced into this one.
+    pub base: Option<Arc<str>>,
     /// Why the last attempt failed, if somebody said.
     pub last_reason: Option<String>,
 }
