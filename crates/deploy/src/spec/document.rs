@@ -95,14 +95,14 @@ fn read(path: &Path, options: &LoadOptions<'_>) -> Result<String, Box<Problem>> 
     let unreadable = |what: String| Box::new(Problem::of_file(&codes::UNREADABLE, path, what));
     let shown = path.display();
     match (options.files.find)(path) {
-        None => return Err(unreadable(format!("file `{shown}` does not exist"))),
+        None => return Err(unreadable(format!("`{shown}` does not exist"))),
         Some(Found::Folder | Found::Other) => {
             return Err(unreadable(format!("`{shown}` is not a file")));
         }
         Some(Found::File | Found::Executable) => {}
     }
     let bytes = (options.files.read)(path)
-        .map_err(|error| unreadable(format!("file `{shown}` cannot be read: {error}")))?;
+        .map_err(|error| unreadable(format!("`{shown}` cannot be read: {error}")))?;
     if bytes.len() as u64 > FILE_MAX {
         return Err(
             Problem::of_file(&codes::TOO_LARGE, path, "the file is larger than 1 MiB").into(),
@@ -170,7 +170,7 @@ fn header(file: &SourceFile, root: View<'_>, problems: &mut Problems) -> Kind {
     let version = root.get("apiVersion");
     if let Some(text) = version.text().filter(|text| *text != kind.api_version()) {
         let message = format!(
-            "`apiVersion` of a {} must be `{}`, found `{text}`",
+            "`apiVersion` of kind {} must be `{}`, found `{text}`",
             kind.name(),
             kind.api_version()
         );

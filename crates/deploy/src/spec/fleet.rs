@@ -9,8 +9,8 @@ use super::{
     codes,
     context::{Cx, Definitions, SecretDef, SecretFrom},
     model::{
-        FilesSource, MessagingSpec, OpsSpec, QuotaSpec, RetentionSpec, Settle, SourceKind,
-        SourceSpec, StoreKind, StoreSpec, defaults,
+        FilesSource, Initial, MessagingSpec, OpsSpec, QuotaSpec, RetentionSpec, Settle, SourceKind,
+        SourceSpec, StoreKind, StoreSpec, WatchMode, defaults,
     },
     source::Place,
     view::View,
@@ -170,42 +170,61 @@ pub(crate) fn settings(root: View<'_>, cx: &mut Cx<'_>) -> Settings {
 }
 
 fn source(name: &str, view: View<'_>, cx: &mut Cx<'_>) -> Option<(Name, SourceSpec)> {
-    let path = view
-        .get("path")
-        .text()
-        .map(|path| cx.folder(path, view.get("path").span()));
+    let kind = SourceKind::Files(files(view, cx)?);
+    let settle = settle(view.get("settle"), cx);
+    let name = Name::new(name).ok()?;
+    let data_type = view.get("dataType").text().unwrap_or(defaults::DATA_TYPE);
+    let spec = SourceSpec {
+        name: name.clone(),
+        kind,
+        data_type: data_type.to_owned(),
+        settle,
+    };
+    Some((name, spec))
+}
+
+fn files(view: View<'_>, cx: &mut Cx<'_>) -> Option<FilesSource> {
+    let path = view.get("path");
     let globs = |key: &str| {
         view.get(key)
             .items()
             .filter_map(View::string)
             .collect::<Vec<_>>()
     };
-    let settle = view.get("settle");
-    let quiet = settle.get("quiet").duration(defaults::SETTLE_QUIET);
-    let max_wait = settle
-        .get("maxWait")
-        .duration(defaults::SETTLE_MAX_WAIT.max(quiet));
-    if max_wait < quiet {
-        let problem = cx.at(
-            &codes::CONTRADICTION,
-            settle.get("maxWait").span(),
-            "`maxWait` is shorter than `quiet`",
-        );
-        cx.push(problem);
-    }
-    let name = Name::new(name).ok()?;
-    let kind = SourceKind::Files(FilesSource {
-        path: path?,
+    Some(FilesSource {
+        path: cx.folder(path.text()?, path.span()),
         include: globs("include"),
         exclude: globs("exclude"),
-    });
-    let spec = SourceSpec {
-        name: name.clone(),
-        kind,
-        data_type: view.get("dataType").string(),
-        settle: Settle { quiet, max_wait },
-    };
-    Some((name, spec))
+        default_excludes: view.get("defaultExcludes").flag(true),
+        max_file_size: view.get("maxFileSize").bytes(defaults::MAX_FILE_SIZE),
+        max_pages: view.get("maxPages").int().unwrap_or(defaults::MAX_PAGES),
+        watch: match view.get("watch").text() {
+            Some("notify") => WatchMode::Notify,
+            Some("poll") => WatchMode::Poll,
+            _ => WatchMode::Auto,
+        },
+        poll_interval: view.get("pollInterval").duration(defaults::POLL_INTERVAL),
+        initial: match view.get("initial").text() {
+            Some("baseline") => Initial::Baseline,
+            _ => Initial::Dispatch,
+        },
+    })
+}
+
+fn settle(view: View<'_>, cx: &mut Cx<'_>) -> Settle {
+    let rest = view.get("rest").duration(defaults::SETTLE_REST);
+    let max_wait = view
+        .get("maxWait")
+        .duration(defaults::SETTLE_MAX_WAIT.max(rest));
+    if max_wait < rest {
+        let span = view.get("maxWait").span();
+        cx.report(
+            &codes::CONTRADICTION,
+            span,
+            "`maxWait` is shorter than `rest`",
+        );
+    }
+    Settle { rest, max_wait }
 }
 
 fn store(view: View<'_>) -> StoreSpec {

@@ -94,6 +94,7 @@ rules! {
     TARGET: "an absolute path", BAD_PATH, false, "/app/data", target;
     PATH: "a path", BAD_PATH, false, "./data", path;
     GLOB: "a pattern", BAD_PATTERN, false, "**/*.md", glob;
+    PAGE: "a page like notes:a.md", BAD_PATTERN, false, "notes:todo/a.md", page;
     IP: "an IP address", BAD_ADDRESS, false, "8.8.8.8", ip;
     HOST: "a host name or IP address", BAD_ADDRESS, false, "127.0.0.1", host;
     HOST_RULE: "a host, `*.domain`, address or network", BAD_ADDRESS, false, "api.openai.com", host_rule;
@@ -246,21 +247,41 @@ fn path(text: &str) -> Result<(), Bad> {
     }
 }
 
+/// A glob as the context engine reads it: like a line of `.gitignore`.
 fn glob(text: &str) -> Result<(), Bad> {
-    if text.is_empty() || text.starts_with('/') || text.split('/').any(|part| part == "..") {
+    if text.split('/').any(|part| part == "..") {
         return bad(format!(
-            "must be a pattern relative to the folder, without `..`, found `{}`",
+            "must stay inside the folder, found `{}`",
             clip(text)
         ));
     }
-    let mut depth = 0i32;
-    for byte in text.bytes() {
-        depth += i32::from(byte == b'[') - i32::from(byte == b']' && depth > 0);
+    if text.trim_matches('/').is_empty() || text.len() > GLOB_MAX {
+        return bad(format!(
+            "must be a pattern like `**/*.md`, found `{}`",
+            clip(text)
+        ));
     }
-    if depth != 0 {
-        bad(format!("must close every `[`, found `{}`", clip(text)))
-    } else {
-        Ok(())
+    let built = globset::GlobBuilder::new(text)
+        .literal_separator(true)
+        .build();
+    match built {
+        Ok(_) => Ok(()),
+        Err(error) => bad(format!(
+            "must be a pattern like `**/*.md`, found `{}`: {}",
+            clip(text),
+            error.kind()
+        )),
+    }
+}
+
+/// Longest glob, in bytes: as long as the longest path.
+const GLOB_MAX: usize = 4096;
+
+/// `source:path`.
+fn page(text: &str) -> Result<(), Bad> {
+    match text.split_once(':') {
+        Some((source, path)) if Name::new(source).is_ok() && !path.is_empty() => Ok(()),
+        _ => bad(format!("must be `source:path`, found `{}`", clip(text))),
     }
 }
 

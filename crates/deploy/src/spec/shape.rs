@@ -76,6 +76,18 @@ impl Field {
     }
 }
 
+impl Table {
+    /// The key that an unknown one is most likely meant to be. `None` also for a known one.
+    pub fn meant(&self, key: &str) -> Option<&'static str> {
+        if self.fields.iter().any(|field| field.key == key) {
+            return None;
+        }
+        let also = self.fields.iter().find(|field| field.also.contains(&key));
+        let near = || near(key, self.fields.iter().map(|field| field.key));
+        also.map(|field| field.key).or_else(near)
+    }
+}
+
 /// Reports everything in `root` that does not fit `table`.
 pub(crate) fn check(
     file: &SourceFile,
@@ -116,6 +128,9 @@ impl Check<'_> {
     }
 
     fn node(&mut self, node: &Node, shape: &'static Shape, path: &str, key: Span) {
+        if matches!(node.value, Value::Broken) {
+            return;
+        }
         if matches!(node.value, Value::Null) && !matches!(shape, Shape::Any) {
             let message = format!("`{path}` has no value, expected {}", describe(shape));
             self.push(
@@ -283,8 +298,13 @@ impl Check<'_> {
                 None => self.unknown(key, table, path),
             }
         }
+        // A key that is misspelt is not missing too.
+        let meant = |wanted: &str| {
+            let mut keys = entries.iter().map(|(key, _)| key.text.as_str());
+            keys.any(|key| key == wanted || table.meant(key) == Some(wanted))
+        };
         for field in table.fields.iter().filter(|field| field.required) {
-            if !entries.iter().any(|(key, _)| key.text == field.key) {
+            if !meant(field.key) {
                 let message = format!(
                     "{} has no `{}`, expected {}",
                     place(path),
@@ -304,12 +324,7 @@ impl Check<'_> {
 
     /// A near miss here, the same key elsewhere, or the keys there are.
     fn advise(&self, key: &str, table: &'static Table) -> String {
-        let also = table
-            .fields
-            .iter()
-            .find(|field| field.also.contains(&key))
-            .map(|field| field.key);
-        if let Some(near) = also.or_else(|| near(key, table.fields.iter().map(|field| field.key))) {
+        if let Some(near) = table.meant(key) {
             return format!("did you mean `{near}`?");
         }
         if let Some(place) = find_key(self.root, key, "", 0).first() {

@@ -28,6 +28,8 @@ pub(crate) struct Node {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
+    /// Something that has been reported and is skipped from then on.
+    Broken,
     /// Nothing, `~` or `null`.
     Null,
     /// Text, and whether it was written without quotes.
@@ -50,7 +52,7 @@ impl Node {
     /// What it is, for messages.
     pub fn kind(&self) -> &'static str {
         match &self.value {
-            Value::Null => "nothing",
+            Value::Null | Value::Broken => "nothing",
             Value::Scalar { plain: true, text } if text == "true" || text == "false" => {
                 "true or false"
             }
@@ -63,7 +65,7 @@ impl Node {
 
     fn size(&self) -> usize {
         1 + match &self.value {
-            Value::Null | Value::Scalar { .. } => 0,
+            Value::Broken | Value::Null | Value::Scalar { .. } => 0,
             Value::List(items) => items.iter().map(Self::size).sum(),
             Value::Map(entries) => entries.iter().map(|(_, node)| 1 + node.size()).sum(),
         }
@@ -90,7 +92,7 @@ pub(crate) fn parse(file: &SourceFile, problems: &mut Problems) -> Option<Node> 
     for event in Parser::new_from_str_with_options(&file.text, options) {
         match event {
             Ok((event, raw)) => {
-                if builder.take(event, span_of(raw)).is_err() {
+                if builder.take(event, raw).is_err() {
                     return None;
                 }
             }
@@ -149,7 +151,8 @@ fn syntax_problem(file: &SourceFile, error: &ScanError) -> Problem {
             file,
             span,
             format!("not valid YAML: {}", error.info()),
-        ),
+        )
+        .hint("a missing quote, bracket, colon or indentation is here or on a line above"),
     }
 }
 
@@ -197,7 +200,9 @@ impl Builder<'_> {
         });
     }
 
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), GiveUp> {
+    fn take(&mut self, event: Event<'_>, raw: RawSpan) -> Result<(), GiveUp> {
+        let span = span_of(raw);
+        let tag_at = raw.tag_span().map_or(span, span_of);
         match event {
             Event::DocumentStart(..) => return self.begin_document(span),
             Event::Alias(id) => return self.alias(id, span),
@@ -212,13 +217,13 @@ impl Builder<'_> {
                 return self.add(
                     Node {
                         span,
-                        value: Value::Null,
+                        value: Value::Broken,
                     },
                     0,
                 );
             }
             Event::Scalar(text, style, anchor, tag) => {
-                let text_tag = self.check_tag(tag.as_deref(), span);
+                let text_tag = self.check_tag(tag.as_deref(), tag_at);
                 let plain = style == ScalarStyle::Plain && !text_tag;
                 let null = plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let value = if null {
@@ -232,7 +237,7 @@ impl Builder<'_> {
                 return self.add(Node { span, value }, anchor);
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.check_tag(tag.as_deref(), span);
+                self.check_tag(tag.as_deref(), tag_at);
                 self.open.push(Open {
                     span,
                     anchor,
@@ -240,7 +245,7 @@ impl Builder<'_> {
                 });
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.check_tag(tag.as_deref(), span);
+                self.check_tag(tag.as_deref(), tag_at);
                 self.open.push(Open {
                     span,
                     anchor,

@@ -50,7 +50,7 @@ impl<'a> View<'a> {
     /// The value if it is there, else the key.
     pub fn span(self) -> Span {
         self.node
-            .filter(|node| !matches!(node.value, Value::Null))
+            .filter(|node| !matches!(node.value, Value::Null | Value::Broken))
             .map_or(self.key, |node| node.span)
     }
 
@@ -150,7 +150,7 @@ impl<'a> View<'a> {
 
 fn json(node: &Node) -> serde_json::Value {
     match &node.value {
-        Value::Null => serde_json::Value::Null,
+        Value::Null | Value::Broken => serde_json::Value::Null,
         Value::Scalar { text, plain } => {
             let number = || {
                 text.parse::<serde_json::Number>()

@@ -6,18 +6,20 @@ use crate::spec::{
     codes,
     context::Cx,
     files::{Found, join},
+    keys::AGENT_SPEC,
     model::{Body, CommandBody, HandlerBody, ImageBody, ModelBody, defaults},
     source::Span,
     view::View,
 };
+
+const BODIES: [&str; 5] = ["command", "handler", "image", "model", "instructions"];
 
 /// The body. `None` if there is none, or one that cannot run; then an error was pushed.
 pub(super) fn read(spec: View<'_>, cx: &mut Cx<'_>) -> Option<Body> {
     if !spec.is_map() {
         return None;
     }
-    let [command, handler, image, model, instructions] =
-        ["command", "handler", "image", "model", "instructions"].map(|key| (key, spec.get(key)));
+    let [command, handler, image, model, instructions] = BODIES.map(|key| (key, spec.get(key)));
     let planner = if model.1.is_present() {
         model
     } else {
@@ -34,6 +36,15 @@ pub(super) fn read(spec: View<'_>, cx: &mut Cx<'_>) -> Option<Body> {
         cx.push(problem.hint("keep one of command, handler, image, or model with instructions"));
     }
     let Some((key, view)) = present.first().copied() else {
+        // A body whose key is misspelt has been reported as that.
+        let meant = |key: &str| {
+            AGENT_SPEC
+                .meant(key)
+                .is_some_and(|meant| BODIES.contains(&meant))
+        };
+        if spec.pairs().any(|(key, _)| meant(&key.text)) {
+            return None;
+        }
         let problem = cx.at(&codes::NO_BODY, spec.key(), "`spec` says nothing to run");
         cx.push(problem.hint("add one of command, handler, image, or model with instructions"));
         return None;

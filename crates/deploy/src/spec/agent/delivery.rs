@@ -26,7 +26,7 @@ pub(super) fn read(spec: View<'_>, cx: &mut Cx<'_>) -> Inbox {
     let subscriptions = spec
         .get("subscriptions")
         .items()
-        .map(|item| subscription(item, &mut sources, cx))
+        .map(|item| subscription(item, 0, &mut sources, cx))
         .collect();
     let outputs = spec
         .get("outputs")
@@ -63,39 +63,70 @@ fn topics(view: View<'_>, cx: &mut Cx<'_>) -> Vec<String> {
     topics
 }
 
+/// Deepest nesting of `all`, `any` and `not`: what the context engine takes.
+const MAX_NESTING: usize = 16;
+
 fn subscription(
     view: View<'_>,
+    depth: usize,
     sources: &mut Vec<(Name, Place)>,
     cx: &mut Cx<'_>,
 ) -> SubscriptionSpec {
-    if view.is_map() && view.pairs().next().is_none() {
-        let problem = cx.at(&codes::NO_VALUE, view.span(), "the subscription is empty");
-        cx.push(problem.hint("name at least a `source`"));
+    if depth > MAX_NESTING {
+        let message = format!("a subscription nests at most {MAX_NESTING} levels deep");
+        cx.report(&codes::OUT_OF_RANGE, view.span(), message);
+        return SubscriptionSpec::default();
     }
+    not_empty(view, cx);
     let source = source(view.get("source"), sources, cx);
+    pages(view.get("pages"), sources, cx);
     let mut each = |key: &str, cx: &mut Cx<'_>| -> Vec<SubscriptionSpec> {
-        view.get(key)
-            .items()
-            .map(|item| subscription(item, sources, cx))
+        let items = view.get(key).items();
+        items
+            .map(|item| subscription(item, depth + 1, sources, cx))
             .collect()
     };
     let all = each("all", cx);
     let any = each("any", cx);
     let not = view.get("not");
+    let not = not
+        .is_map()
+        .then(|| Box::new(subscription(not, depth + 1, sources, cx)));
+    let texts = |key: &str| view.get(key).items().filter_map(View::text);
     SubscriptionSpec {
         source,
         path: view.get("path").string(),
         data_type: view.get("dataType").string(),
-        kinds: view
-            .get("kinds")
-            .items()
-            .filter_map(|item| item.text().and_then(kind))
-            .collect(),
+        pages: texts("pages").map(str::to_owned).collect(),
+        kinds: texts("kinds").filter_map(kind).collect(),
         all,
         any,
-        not: not
-            .is_map()
-            .then(|| Box::new(subscription(not, sources, cx))),
+        not,
+    }
+}
+
+/// A subscription that asks for nothing, or a list that nothing can match, is a slip.
+fn not_empty(view: View<'_>, cx: &mut Cx<'_>) {
+    if view.is_map() && view.pairs().next().is_none() {
+        let problem = cx.at(&codes::NO_VALUE, view.span(), "the subscription is empty");
+        cx.push(problem.hint("name at least a `source`"));
+    }
+    for key in ["pages", "kinds", "all", "any"] {
+        let list = view.get(key);
+        if list.is_list() && list.items().next().is_none() {
+            let message = format!("`{key}` is an empty list, which nothing can match");
+            cx.report(&codes::NO_VALUE, list.span(), message);
+        }
+    }
+}
+
+/// Notes the sources that pages, each `source:path`, belong to.
+fn pages(list: View<'_>, sources: &mut Vec<(Name, Place)>, cx: &Cx<'_>) {
+    for item in list.items() {
+        let source = item.text().and_then(|page| page.split_once(':'));
+        if let Some(name) = source.and_then(|(source, _)| Name::new(source).ok()) {
+            sources.push((name, cx.place(item.span())));
+        }
     }
 }
 

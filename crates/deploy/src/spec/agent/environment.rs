@@ -17,12 +17,12 @@ use volary_kernel::secret::Secret;
 use crate::spec::{
     codes,
     context::Cx,
-    model::{EnvValue, EnvVar, SecretSpec, SecretTarget, ServiceSpec},
+    model::{EnvValue, EnvVar, ServiceSpec},
     source::{Place, Span},
     view::View,
 };
 
-use super::Override;
+use super::{Override, secrets::secret_target};
 
 /// A variable and its place.
 #[derive(Clone)]
@@ -92,7 +92,7 @@ pub(crate) fn variables(list: View<'_>, config: View<'_>, cx: &mut Cx<'_>) -> Ve
 }
 
 /// Variables that Volary itself sets are not for manifests.
-fn reserved(name: &str, span: Span, cx: &mut Cx<'_>) {
+pub(super) fn reserved(name: &str, span: Span, cx: &mut Cx<'_>) {
     if name.starts_with("VOLARY_") {
         let message =
             format!("variables that begin with VOLARY_ are set by Volary, found `{name}`");
@@ -233,29 +233,25 @@ fn from_env(item: View<'_>, name: &str, cx: &mut Cx<'_>) -> Option<EnvValue> {
 
 fn from_secret(item: View<'_>, name: &str, cx: &mut Cx<'_>) -> Option<Secret> {
     let span = item.get("from").span();
-    let warning = cx.at(
-        &codes::SECRET_IN_ENVIRONMENT,
-        span,
-        format!("`{name}` is a secret in the environment, where others may see it"),
-    );
-    cx.push(warning.hint("`spec.secrets` hands it over as a file instead"));
-    if let Some(store) = item.get("secretName").text() {
+    let store = item.get("secretName");
+    let secret = if let Some(store_name) = store.text() {
         let key = item.get("secretKey").text().unwrap_or(name);
-        return cx.fleet_secret(store, key, item.get("secretName").span());
-    }
-    if item.get("secretKey").is_present() {
-        cx.report(
-            &codes::MISSING_KEY,
-            item.get("secretKey").key(),
-            "`secretKey` needs a `secretName`",
-        );
+        cx.fleet_secret(store_name, key, store.span())?
+    } else if item.get("secretKey").is_present() {
+        let message = "`secretKey` needs a `secretName`";
+        cx.report(&codes::MISSING_KEY, item.get("secretKey").key(), message);
         return None;
-    }
-    env_secret(name, name, span, cx)
+    } else {
+        env_secret(name, name, span, cx)?
+    };
+    let message = format!("`{name}` is a secret in the environment, where others may see it");
+    let warning = cx.at(&codes::SECRET_IN_ENVIRONMENT, span, message);
+    cx.push(warning.hint("`spec.secrets` hands it over as a file instead"));
+    Some(secret)
 }
 
 /// The secret in the variable `key` where Volary runs.
-fn env_secret(name: &str, key: &str, span: Span, cx: &mut Cx<'_>) -> Option<Secret> {
+pub(super) fn env_secret(name: &str, key: &str, span: Span, cx: &mut Cx<'_>) -> Option<Secret> {
     match (cx.options.env)(key).filter(|value| !value.is_empty()) {
         Some(value) => Some(cx.guard(Secret::new(value), span)),
         None => {
@@ -315,7 +311,7 @@ fn from_configmap(item: View<'_>, name: &str, cx: &mut Cx<'_>) -> Option<EnvValu
     found.map(EnvValue::Plain)
 }
 
-fn from_file(path: View<'_>, item: View<'_>, cx: &mut Cx<'_>) -> Option<String> {
+pub(super) fn from_file(path: View<'_>, item: View<'_>, cx: &mut Cx<'_>) -> Option<String> {
     if !path.is_present() {
         cx.report(
             &codes::MISSING_KEY,
@@ -326,129 +322,6 @@ fn from_file(path: View<'_>, item: View<'_>, cx: &mut Cx<'_>) -> Option<String> 
     let shown = path.text()?;
     let full = cx.resolve(shown);
     cx.value_of_file(&full, shown, path.span())
-}
-
-// --- Secrets ---------------------------------------------------------------------------------
-
-impl SecretTarget {
-    /// The variable that holds the file's path, or the secret itself.
-    pub fn variable(&self) -> &str {
-        match self {
-            Self::File { variable } | Self::Env { variable } => variable,
-        }
-    }
-}
-
-/// How the agent gets a secret: `api-key` as the file of `API_KEY_FILE`, or as `API_KEY`.
-fn secret_target(item: View<'_>) -> Option<SecretTarget> {
-    let variable = variable_of(item.get("name").text()?);
-    Some(match item.get("as").text() {
-        Some("env") => SecretTarget::Env { variable },
-        _ => SecretTarget::File {
-            variable: format!("{variable}_FILE"),
-        },
-    })
-}
-
-/// `API_KEY` for `api-key`.
-fn variable_of(name: &str) -> String {
-    name.chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() {
-                c.to_ascii_uppercase()
-            } else {
-                '_'
-            }
-        })
-        .collect()
-}
-
-pub(super) fn secrets(list: View<'_>, cx: &mut Cx<'_>) -> Vec<SecretSpec> {
-    let mut secrets: Vec<SecretSpec> = Vec::new();
-    let mut seen: Vec<String> = Vec::new();
-    for item in list.items() {
-        let (Some(name), Some(target)) = (item.get("name").string(), secret_target(item)) else {
-            continue;
-        };
-        let span = item.get("name").span();
-        let variable = target.variable().to_owned();
-        if seen.contains(&variable) {
-            cx.report(
-                &codes::DUPLICATE_ITEM,
-                span,
-                format!("variable {variable} would hold two secrets"),
-            );
-            continue;
-        }
-        seen.push(variable.clone());
-        reserved(&variable, span, cx);
-        if let SecretTarget::Env { variable } = &target {
-            let span = item.get("as").span();
-            let message =
-                format!("secret `{name}` is put in the environment, where others may see it");
-            let warning = cx.at(&codes::SECRET_IN_ENVIRONMENT, span, message);
-            cx.push(warning.hint(format!(
-                "without `as: env` it is a file whose path is in {variable}_FILE"
-            )));
-        }
-        if let Some(value) = secret_value(item, &name, cx) {
-            secrets.push(SecretSpec {
-                name,
-                value,
-                target,
-            });
-        }
-    }
-    secrets
-}
-
-/// Keys that go with each `from` of a secret.
-const SECRET_WITH: [(&str, &[&str]); 4] = [
-    ("env", &["envKey"]),
-    ("file", &["path"]),
-    ("secret", &["secretName", "secretKey"]),
-    ("kubernetes-secret", &["secretName", "secretKey"]),
-];
-
-fn secret_value(item: View<'_>, name: &str, cx: &mut Cx<'_>) -> Option<Secret> {
-    let from = item.get("from").text()?;
-    let allowed = SECRET_WITH
-        .iter()
-        .find(|(word, _)| *word == from)
-        .map(|(_, keys)| *keys)?;
-    for (key, _) in item.pairs() {
-        if !allowed.contains(&key.text.as_str())
-            && !matches!(key.text.as_str(), "name" | "from" | "as")
-        {
-            cx.report(
-                &codes::CHOICE,
-                key.span,
-                format!("`{}` has no effect with `from: {from}`", key.text),
-            );
-        }
-    }
-    match from {
-        "env" => {
-            let key = item
-                .get("envKey")
-                .string()
-                .unwrap_or_else(|| variable_of(name));
-            env_secret(name, &key, item.get("from").span(), cx)
-        }
-        "file" => {
-            let text = from_file(item.get("path"), item, cx)?;
-            Some(cx.guard(Secret::new(text), item.get("path").span()))
-        }
-        _ => {
-            let store = item.get("secretName");
-            if !store.is_present() {
-                let message = format!("`from: {from}` needs a `secretName`");
-                cx.report(&codes::MISSING_KEY, item.get("from").span(), message);
-            }
-            let key = item.get("secretKey").text().unwrap_or(name);
-            cx.fleet_secret(store.text()?, key, store.span())
-        }
-    }
 }
 
 // --- Services --------------------------------------------------------------------------------
@@ -472,4 +345,17 @@ pub(super) fn with_services(mut environment: Vec<EnvVar>, services: &[ServiceSpe
         }
     }
     environment
+}
+
+/// `API_KEY` for `api-key`.
+pub(super) fn variable_of(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }

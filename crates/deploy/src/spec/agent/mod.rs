@@ -6,6 +6,8 @@ mod delivery;
 mod environment;
 mod health;
 mod place;
+mod scaling;
+mod secrets;
 
 use std::collections::BTreeMap;
 
@@ -88,7 +90,10 @@ pub(crate) fn read(
     );
     agent.metadata = metadata(root.get("metadata"));
     agent.language = language(spec.get("runtime"));
-    let replicas = cx.place(spec.get("scaling").get("replicas").span());
+    let replicas = match (&over.entry, over.replicas) {
+        (Some(entry), Some(_)) => entry.clone(),
+        _ => cx.place(spec.get("scaling").get("replicas").span()),
+    };
     let places = settings.fill(&mut agent, name_at, over.entry, replicas);
     Some(Draft {
         spec: agent,
@@ -103,7 +108,7 @@ pub(crate) struct Settings {
     ports: Vec<(super::model::PortSpec, Place)>,
     environment: Vec<super::model::EnvVar>,
     secrets: Vec<super::model::SecretSpec>,
-    volumes: Vec<super::model::VolumeSpec>,
+    volumes: Vec<(super::model::VolumeSpec, Place)>,
     health: Option<super::model::HealthCheck>,
     readiness: Option<super::model::HealthCheck>,
     resources: super::model::Resources,
@@ -122,7 +127,7 @@ impl Settings {
         let ports = place::ports(spec, cx);
         let default_port = health::default_port(&ports);
         let services = place::services(spec.get("services"), cx);
-        let secrets = environment::secrets(spec.get("secrets"), cx);
+        let secrets = secrets::read(spec.get("secrets"), cx);
         let environment = environment::read(spec, over, cx);
         let environment = match execution {
             Execution::Process => environment::with_services(environment, &services),
@@ -149,10 +154,10 @@ impl Settings {
                 defaults::READINESS_INTERVAL,
                 cx,
             ),
-            resources: place::resources(spec.get("resources"), cx),
+            resources: scaling::resources(spec.get("resources"), cx),
             network: place::network(spec.get("network"), execution, cx),
-            scaling: place::scaling(spec, over.replicas, cx),
-            security: place::security(spec.get("security")),
+            scaling: scaling::scaling(spec, over.replicas, cx),
+            security: place::security(spec.get("security"), cx),
             restart: restart(spec.get("restart")),
             depends_on: names(spec.get("dependsOn"), cx),
             stop_grace: spec.get("stopGracePeriod").duration(defaults::STOP_GRACE),
@@ -173,7 +178,7 @@ impl Settings {
         agent.working_dir = self.working_dir;
         agent.environment = self.environment;
         agent.secrets = self.secrets;
-        agent.volumes = self.volumes;
+        agent.volumes = self.volumes.into_iter().map(|(volume, _)| volume).collect();
         agent.health = self.health;
         agent.readiness = self.readiness;
         agent.resources = self.resources;

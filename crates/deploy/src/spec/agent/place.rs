@@ -1,4 +1,4 @@
-//! Ports, volumes, resources, network, services, scaling, security.
+//! Ports, services, volumes, network, security.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -10,12 +10,11 @@ use crate::spec::{
     context::Cx,
     files::join,
     model::{
-        AutoscaleSpec, Capabilities, Execution, NetworkMode, NetworkSpec, PortSpec, Protocol,
-        ResourceSet, Resources, ScalingSpec, SecuritySpec, ServiceSpec, VolumeSource, VolumeSpec,
-        defaults,
+        Capabilities, Execution, NetworkMode, NetworkSpec, PortSpec, Protocol, SecuritySpec,
+        ServiceSpec, VolumeSource, VolumeSpec,
     },
     port::{parse_port, parse_short_port},
-    quantity::{parse_cpu, parse_memory},
+    quantity::parse_memory,
     rules::capability,
     source::Place,
     view::View,
@@ -117,18 +116,20 @@ pub(super) fn services(view: View<'_>, cx: &mut Cx<'_>) -> Vec<ServiceSpec> {
 
 // --- Volumes ---------------------------------------------------------------------------------
 
-pub(super) fn volumes(view: View<'_>, cx: &mut Cx<'_>) -> Vec<VolumeSpec> {
-    let mut volumes: Vec<VolumeSpec> = Vec::new();
+/// Volumes, each with the place of its target.
+pub(super) fn volumes(view: View<'_>, cx: &mut Cx<'_>) -> Vec<(VolumeSpec, Place)> {
+    let mut volumes: Vec<(VolumeSpec, Place)> = Vec::new();
     for item in view.items() {
         let source = volume_source(item, cx);
         let Some(target) = item
             .get("target")
             .text()
+            .filter(|target| target.starts_with('/') && !target.contains(".."))
             .map(|target| join(&PathBuf::from("/"), target))
         else {
             continue;
         };
-        if volumes.iter().any(|volume| volume.target == target) {
+        if volumes.iter().any(|(volume, _)| volume.target == target) {
             let span = item.get("target").span();
             cx.report(
                 &codes::DUPLICATE_ITEM,
@@ -136,11 +137,13 @@ pub(super) fn volumes(view: View<'_>, cx: &mut Cx<'_>) -> Vec<VolumeSpec> {
                 format!("`{}` is mounted a second time", target.display()),
             );
         } else if let Some(source) = source {
-            volumes.push(VolumeSpec {
+            let read_only = item.get("readOnly").flag(false);
+            let volume = VolumeSpec {
                 source,
                 target,
-                read_only: item.get("readOnly").flag(false),
-            });
+                read_only,
+            };
+            volumes.push((volume, cx.place(item.get("target").span())));
         }
     }
     volumes
@@ -231,128 +234,6 @@ fn bind(text: &str, view: View<'_>, cx: &mut Cx<'_>) -> Option<VolumeSource> {
     Some(VolumeSource::Bind(path))
 }
 
-// --- Resources, scaling ----------------------------------------------------------------------
-
-pub(super) fn resources(view: View<'_>, cx: &mut Cx<'_>) -> Resources {
-    let set = |view: View<'_>| ResourceSet {
-        cpu_milli: view.get("cpu").parse(parse_cpu),
-        memory: view.get("memory").parse(parse_memory),
-        ephemeral_storage: view.get("ephemeral-storage").parse(parse_memory),
-    };
-    let (limits, requests) = (set(view.get("limits")), set(view.get("requests")));
-    let pairs = [
-        ("cpu", limits.cpu_milli, requests.cpu_milli),
-        ("memory", limits.memory, requests.memory),
-        (
-            "ephemeral-storage",
-            limits.ephemeral_storage,
-            requests.ephemeral_storage,
-        ),
-    ];
-    for (key, limit, request) in pairs {
-        if limit
-            .zip(request)
-            .is_some_and(|(limit, request)| request > limit)
-        {
-            let (high, low) = (view.get("limits").get(key), view.get("requests").get(key));
-            let problem = cx.at(
-                &codes::CONTRADICTION,
-                low.span(),
-                format!("the request of {key} is above its limit"),
-            );
-            let problem = problem.related(&cx.file, high.span(), "the limit is here");
-            cx.push(problem);
-        }
-    }
-    Resources { limits, requests }
-}
-
-pub(super) fn scaling(spec: View<'_>, over: Option<u32>, cx: &mut Cx<'_>) -> ScalingSpec {
-    let view = spec.get("scaling");
-    let replicas = over.or(view.get("replicas").int());
-    let min = view.get("minReplicas").int().unwrap_or(0);
-    let max = view
-        .get("maxReplicas")
-        .int()
-        .unwrap_or(defaults::MAX_REPLICAS);
-    if min > max {
-        let span = view.get("minReplicas").span();
-        cx.report(
-            &codes::CONTRADICTION,
-            span,
-            format!("minReplicas {min} is above maxReplicas {max}"),
-        );
-    }
-    if let Some(replicas) =
-        replicas.filter(|replicas| min <= max && !(min..=max).contains(replicas))
-    {
-        let span = view.get("replicas").span();
-        cx.report(
-            &codes::CONTRADICTION,
-            span,
-            format!("replicas {replicas} is not between {min} and {max}"),
-        );
-    }
-    let autoscale = autoscale(spec, cx);
-    if autoscale.is_some() && view.get("maxReplicas").int().is_none() {
-        let problem = cx.at(
-            &codes::MISSING_KEY,
-            view.span(),
-            "autoscaling needs an upper bound",
-        );
-        cx.push(problem.hint("add `maxReplicas` under `spec.scaling`"));
-    }
-    ScalingSpec {
-        replicas: replicas.unwrap_or(min.max(1)),
-        min,
-        max,
-        autoscale,
-    }
-}
-
-/// `scaling.metrics` and `autoscaling` together; where both speak of one resource they must agree.
-fn autoscale(spec: View<'_>, cx: &mut Cx<'_>) -> Option<AutoscaleSpec> {
-    let auto = spec.get("autoscaling");
-    let metrics = spec.get("scaling").get("metrics");
-    if !auto.get("enabled").flag(true) || !(auto.is_present() || metrics.items().next().is_some()) {
-        return None;
-    }
-    let mut goal = |name: &str, key: &str| {
-        let own = auto.get(key).int();
-        let metric = metrics
-            .items()
-            .map(|item| item.get("resource"))
-            .find(|item| item.get("name").text() == Some(name));
-        let target = metric.map(|metric| metric.get("target").get("averageUtilization"));
-        let listed = target.and_then(View::int);
-        if let (Some(own), Some(listed), Some(target)) = (own, listed, target)
-            && own != listed
-        {
-            let message =
-                format!("{name} is to reach {listed}% here and {own}% under `spec.autoscaling`");
-            cx.report(&codes::CONTRADICTION, target.span(), message);
-        }
-        own.or(listed)
-    };
-    let cpu_percent = goal("cpu", "targetCPUUtilizationPercentage");
-    let memory_percent = goal("memory", "targetMemoryUtilizationPercentage");
-    if cpu_percent.is_none() && memory_percent.is_none() {
-        cx.report(
-            &codes::MISSING_KEY,
-            auto.key(),
-            "autoscaling names nothing to aim at",
-        );
-    }
-    Some(AutoscaleSpec {
-        cpu_percent,
-        memory_percent,
-        up_delay: auto.get("scaleUpDelay").duration(defaults::SCALE_UP_DELAY),
-        down_delay: auto
-            .get("scaleDownDelay")
-            .duration(defaults::SCALE_DOWN_DELAY),
-    })
-}
-
 // --- Network, security -----------------------------------------------------------------------
 
 pub(super) fn network(view: View<'_>, execution: Execution, cx: &mut Cx<'_>) -> NetworkSpec {
@@ -392,16 +273,22 @@ pub(super) fn network(view: View<'_>, execution: Execution, cx: &mut Cx<'_>) -> 
     }
 }
 
-pub(super) fn security(view: View<'_>) -> SecuritySpec {
+/// A user without a group gets the group of the same number; a group without a user is refused, since it would
+/// mean another user on every backend.
+pub(super) fn security(view: View<'_>, cx: &mut Cx<'_>) -> SecuritySpec {
     let list = |view: View<'_>| {
-        view.items()
-            .filter_map(|item| item.parse(capability))
-            .collect()
+        let items = view.items();
+        items.filter_map(|item| item.parse(capability)).collect()
     };
     let capabilities = view.get("capabilities");
+    let (user, group) = (view.get("runAsUser").int(), view.get("runAsGroup"));
+    if group.is_present() && !view.get("runAsUser").is_present() {
+        let message = "`runAsGroup` needs a `runAsUser`";
+        cx.report(&codes::MISSING_KEY, group.key(), message);
+    }
     SecuritySpec {
-        run_as_user: view.get("runAsUser").int(),
-        run_as_group: view.get("runAsGroup").int(),
+        run_as_user: user,
+        run_as_group: group.int().or(user),
         read_only_root: view.get("readOnlyRootFilesystem").flag(false),
         capabilities: Capabilities {
             add: list(capabilities.get("add")),

@@ -1,6 +1,6 @@
 //! Keys of `agent.yaml`.
 
-use super::{Field, Shape, Table, parts};
+use super::{Field, Shape, Table, parts, place};
 use crate::spec::rules;
 
 use Shape::{Choice, Either, List, Map, Object, Text};
@@ -30,15 +30,16 @@ static METADATA: Table = Table {
 static ANY: Shape = Text(&rules::ANY);
 static NAME: Shape = Text(&rules::NAME);
 static TOPIC: Shape = Text(&rules::TOPIC);
-static PORT: Shape = Either(&[Text(&rules::SHORT_PORT), Object(&parts::PORT)]);
+static PORT: Shape = Either(&[Text(&rules::SHORT_PORT), Object(&place::PORT)]);
 static VARIABLE: Shape = Object(&parts::VARIABLE);
 static SECRET: Shape = Object(&parts::SECRET);
-static VOLUME: Shape = Object(&parts::VOLUME);
-static SERVICE: Shape = Object(&parts::SERVICE);
+static VOLUME: Shape = Object(&place::VOLUME);
+static SERVICE: Shape = Object(&place::SERVICE);
 static SUBSCRIPTION: Shape = Object(&parts::SUBSCRIPTION);
 static OUTPUT: Shape = Either(&[Text(&rules::NAME), Object(&parts::OUTPUT)]);
 
-static SPEC: Table = Table {
+/// `spec` of an agent.
+pub(crate) static SPEC: Table = Table {
     name: "AgentSpec",
     doc: "What runs, where, and what it gets.",
     fields: &[
@@ -111,18 +112,18 @@ static SPEC: Table = Table {
             "Readiness: passing it makes a replica ready.",
         )
         .also(&["readinessProbe", "ready"]),
-        Field::new("resources", Object(&parts::RESOURCES), "CPU and memory."),
-        Field::new("network", Object(&parts::NETWORK), "Reach.").also(&["networking"]),
+        Field::new("resources", Object(&place::RESOURCES), "CPU and memory."),
+        Field::new("network", Object(&place::NETWORK), "Reach.").also(&["networking"]),
         Field::new("services", List(&SERVICE), "Services it expects to find."),
-        Field::new("scaling", Object(&parts::SCALING), "How many replicas."),
+        Field::new("scaling", Object(&place::SCALING), "How many replicas."),
         Field::new(
             "autoscaling",
-            Object(&parts::AUTOSCALING),
+            Object(&place::AUTOSCALING),
             "What the autoscaler aims at.",
         ),
         Field::new(
             "security",
-            Object(&parts::SECURITY),
+            Object(&place::SECURITY),
             "User, group, capabilities.",
         )
         .also(&["securityContext"]),

@@ -3,7 +3,7 @@
 use super::{Field, Shape, Table, parts};
 use crate::spec::rules;
 
-use Shape::{Choice, Either, Int, List, Map, Object, Text};
+use Shape::{Bool, Choice, Either, Int, List, Map, Object, Text};
 
 static METADATA: Table = Table {
     name: "FleetMetadata",
@@ -56,11 +56,11 @@ static SETTLE: Table = Table {
     doc: "When a change counts as finished.",
     fields: &[
         Field::new(
-            "quiet",
+            "rest",
             Text(&rules::DURATION),
             "Nothing more happened to the page for this long. Default 20ms.",
         )
-        .also(&["rest", "min"]),
+        .also(&["quiet", "min"]),
         Field::new(
             "maxWait",
             Text(&rules::DURATION),
@@ -81,7 +81,7 @@ static SOURCE: Table = Table {
         Field::new(
             "include",
             List(&GLOB),
-            "Globs, relative to the folder, of files that count. Default: all.",
+            "Globs, relative to the folder, of files that count. Default: all. Without a `/` they match at any depth.",
         ),
         Field::new(
             "exclude",
@@ -89,9 +89,39 @@ static SOURCE: Table = Table {
             "Globs of files and folders that do not count.",
         ),
         Field::new(
+            "defaultExcludes",
+            Bool,
+            "Whether version control, build output and editors' files do not count. Default true.",
+        ),
+        Field::new(
             "dataType",
             Text(&rules::TEXT),
-            "Data type of the pages. Default: by file name extension.",
+            "Data type of the pages. Default file.",
+        ),
+        Field::new(
+            "maxFileSize",
+            Text(&rules::BYTES),
+            "Larger files do not count. Default 16MiB.",
+        ),
+        Field::new(
+            "maxPages",
+            Int(1, 10_000_000),
+            "Most pages. Default 200000.",
+        ),
+        Field::new(
+            "watch",
+            Choice(&["auto", "notify", "poll"]),
+            "By notifications, or at intervals. Default auto: at intervals only where there are no notifications.",
+        ),
+        Field::new(
+            "pollInterval",
+            Text(&rules::DURATION),
+            "The interval. Default 2s.",
+        ),
+        Field::new(
+            "initial",
+            Choice(&["dispatch", "baseline"]),
+            "Whether files there at the very first start are told as added. Default dispatch.",
         ),
         Field::new(
             "settle",

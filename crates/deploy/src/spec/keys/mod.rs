@@ -3,8 +3,9 @@
 mod agent;
 mod fleet;
 mod parts;
+mod place;
 
-pub(crate) use agent::AGENT;
+pub(crate) use agent::{AGENT, SPEC as AGENT_SPEC};
 pub(crate) use fleet::FLEET;
 
 use super::shape::{Field, Shape, Table};

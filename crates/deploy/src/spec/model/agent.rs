@@ -280,6 +280,7 @@ pub struct RestartPolicy {
     /// Which ends count.
     pub policy: Restart,
     /// Waits between starts.
+    #[serde(serialize_with = "text::backoff")]
     pub backoff: Backoff,
     /// A replica healthy this long starts counting from the first wait again.
     #[serde(serialize_with = "text::duration")]

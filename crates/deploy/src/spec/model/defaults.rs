@@ -35,9 +35,17 @@ pub const SCALE_UP_DELAY: Duration = Duration::from_secs(60);
 /// A lower number of replicas must be right for this long: the seed's.
 pub const SCALE_DOWN_DELAY: Duration = Duration::from_secs(300);
 /// Rest of a page before its change counts: longer than an editor's save, shorter than anyone notices.
-pub const SETTLE_QUIET: Duration = Duration::from_millis(20);
+pub const SETTLE_REST: Duration = Duration::from_millis(20);
 /// The longest a page that keeps changing is held back.
 pub const SETTLE_MAX_WAIT: Duration = Duration::from_secs(1);
+/// Data type of the pages of a `files` source.
+pub const DATA_TYPE: &str = "file";
+/// Largest file that is a page: context beyond it is data, not text for an agent.
+pub const MAX_FILE_SIZE: u64 = 16 << 20;
+/// Most pages of a source: the tree of a large project.
+pub const MAX_PAGES: u32 = 200_000;
+/// From look to look where there are no notifications.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Items of an inbox: some minutes of a fast sender.
 pub const INBOX_ITEMS: u64 = 100_000;
 /// Bytes of an inbox: the items above at 2.5 KiB each.
@@ -52,6 +60,8 @@ pub const RETENTION_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const RETENTION_MAX_BYTES: u64 = 1 << 30;
 /// Replicas of one agent, unless its manifest sets a lower bound.
 pub const MAX_REPLICAS: u32 = 1000;
+/// Replicas that the autoscaler goes up to, unless the manifest says more or less.
+pub const AUTOSCALE_MAX: u32 = 10;
 /// Replicas of a fleet: ten times what the bench runs at rest.
 pub const QUOTA_MAX_REPLICAS: u32 = 1000;
 
@@ -169,7 +179,7 @@ impl Default for DeliverySpec {
 impl Default for Settle {
     fn default() -> Self {
         Self {
-            quiet: SETTLE_QUIET,
+            rest: SETTLE_REST,
             max_wait: SETTLE_MAX_WAIT,
         }
     }

@@ -19,6 +19,7 @@ pub struct DeliverySpec {
     /// Attempts before an item is parked.
     pub max_attempts: u32,
     /// Waits between attempts.
+    #[serde(serialize_with = "text::backoff")]
     pub backoff: Backoff,
 }
 
@@ -37,6 +38,9 @@ pub struct SubscriptionSpec {
     /// The page's data type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_type: Option<String>,
+    /// The page is one of these, each `source:path`; empty means any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pages: Vec<String>,
     /// Kinds of change; empty means all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<ChangeKind>,

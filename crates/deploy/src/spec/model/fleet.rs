@@ -51,8 +51,8 @@ pub struct SourceSpec {
     /// What kind of source, with its own settings.
     #[serde(flatten)]
     pub kind: SourceKind,
-    /// Data type of its pages; `None`: by file name extension.
-    pub data_type: Option<String>,
+    /// Data type of its pages.
+    pub data_type: String,
     /// When a change counts as finished.
     pub settle: Settle,
 }
@@ -67,6 +67,7 @@ pub enum SourceKind {
 
 /// The files of a folder, at any depth.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct FilesSource {
     /// The folder; it existed when the manifest was checked.
     pub path: PathBuf,
@@ -74,15 +75,50 @@ pub struct FilesSource {
     pub include: Vec<String>,
     /// Globs of files and folders that do not count, whatever `include` says.
     pub exclude: Vec<String>,
+    /// Whether version control, build output and editors' files do not count.
+    pub default_excludes: bool,
+    /// Larger files do not count, in bytes.
+    pub max_file_size: u64,
+    /// Most pages.
+    pub max_pages: u32,
+    /// How changes are noticed.
+    pub watch: WatchMode,
+    /// From one look to the next where there are no notifications.
+    #[serde(serialize_with = "text::duration")]
+    pub poll_interval: Duration,
+    /// What files mean that are there at the very first start.
+    pub initial: Initial,
 }
 
-/// When a change counts as finished: rest for `quiet`, but wait no longer than `max_wait`.
+/// How changes are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchMode {
+    /// By notifications, and at intervals where there are none. The default.
+    Auto,
+    /// By notifications only.
+    Notify,
+    /// At intervals only.
+    Poll,
+}
+
+/// What files mean that are there at the very first start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initial {
+    /// Each is told as added. The default.
+    Dispatch,
+    /// They are known, and nothing is told.
+    Baseline,
+}
+
+/// When a change counts as finished: rest for `rest`, but wait no longer than `max_wait`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settle {
     /// Nothing more happened to the page for this long.
     #[serde(serialize_with = "text::duration")]
-    pub quiet: Duration,
+    pub rest: Duration,
     /// The longest a page that keeps changing is held back.
     #[serde(serialize_with = "text::duration")]
     pub max_wait: Duration,

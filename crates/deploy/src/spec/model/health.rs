@@ -27,7 +27,7 @@ pub struct HealthCheck {
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", rename_all_fields = "camelCase")]
 pub enum Probe {
     /// `GET` over plain HTTP/1.1; redirects are not followed.
     Http {

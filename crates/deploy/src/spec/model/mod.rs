@@ -21,10 +21,10 @@ pub use agent::{Restart, RestartPolicy, SpecDigest};
 pub use delivery::{ChangeKind, DeliverySpec, OutputSpec, SubscriptionSpec};
 pub use environment::{EnvValue, EnvVar, SecretSpec, SecretTarget};
 pub use fleet::{
-    FilesSource, FleetSpec, MessagingSpec, OpsSpec, QuotaSpec, RetentionSpec, Settle, SourceKind,
-    SourceSpec,
+    FilesSource, FleetSpec, Initial, MessagingSpec, OpsSpec, QuotaSpec, RetentionSpec, Settle,
+    SourceKind, SourceSpec,
 };
-pub use fleet::{StoreKind, StoreSpec};
+pub use fleet::{StoreKind, StoreSpec, WatchMode};
 pub use health::{HealthCheck, Probe};
 pub use place::{
     AutoscaleSpec, Capabilities, NetworkMode, NetworkSpec, PortSpec, Protocol, ResourceSet,

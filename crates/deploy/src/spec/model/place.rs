@@ -159,7 +159,7 @@ pub struct AutoscaleSpec {
 pub struct SecuritySpec {
     /// User id; `None`: the node's, or the image's.
     pub run_as_user: Option<u32>,
-    /// Group id; `None`: the node's, or the image's.
+    /// Group id; `None` exactly if there is no user.
     pub run_as_group: Option<u32>,
     /// Whether the root file system is read-only.
     pub read_only_root: bool,
