@@ -5,6 +5,14 @@ use crate::tree::{Finding, Tree};
 
 /// The modules that decide and do not act, as files.
 const PURE: &[&str] = &[
+    "crates/deploy/src/spec/cross.rs",
+    "crates/deploy/src/spec/hint.rs",
+    "crates/deploy/src/spec/order.rs",
+    "crates/deploy/src/spec/quantity.rs",
+    "crates/deploy/src/spec/schema.rs",
+    "crates/deploy/src/spec/shape.rs",
+    "crates/deploy/src/spec/tree.rs",
+    "crates/deploy/src/spec/view.rs",
     "crates/kernel/src/retry.rs",
     "crates/ops/src/client/query.rs",
     "crates/ops/src/client/sse.rs",
