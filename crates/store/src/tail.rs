@@ -59,6 +59,11 @@ impl Tail {
         }
     }
 
+    /// The next matching entry if it is in memory already: never reads, never waits.
+    pub fn at_hand(&mut self) -> Option<JournalRow> {
+        self.ready.pop_front()
+    }
+
     async fn fetch(&mut self) -> Result<(), StoreError> {
         let page = self.store.read(self.next, &self.filter, TAIL_PAGE).await?;
         let from = self.next;
