@@ -69,6 +69,9 @@ codes! {
     /// Retention removed what was asked for.
     TRIMMED = "V6018", 410, "retention removed these journal entries",
         "ask again from the first entry that is kept, which the message names";
+    /// One replica (or the operator) asks for too much at a time.
+    TOO_MANY_OPEN = "V6019", 429, "too many requests are open under this token",
+        "wait for answers before asking on; one long poll at a time is enough";
     /// The bind address is reachable from other machines.
     NOT_LOOPBACK = "V6101", 0, "the ops server must not listen beyond this machine without protection",
         "bind 127.0.0.1, or accept plain HTTP for every host that can reach it with the insecure setting";

@@ -38,7 +38,7 @@ pub use self::{
     error::{ApiError, ErrorBody, ErrorDetail, OpsError},
     events::Signals,
     extract::{Json, Query},
-    principal::{LinkPeer, Operator, Principal},
+    principal::{LinkPeer, Operator, Principal, Stopping},
     section::{Route, Section, Surface},
     server::{
         DEFAULT_DRAIN, Exposure, Limits, MetricsAccess, OpsConfig, OpsHandle, OpsParts, OpsServer,

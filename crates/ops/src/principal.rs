@@ -1,7 +1,9 @@
-//! Who asks: the operator, or one replica of one agent. Handlers learn it through the extractors here.
+//! Who asks (the operator, or one replica of one agent) and whether the server is stopping. Handlers learn it through
+//! the extractors here.
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use volary_kernel::{Name, Tenant};
 
 use crate::{ApiError, code};
@@ -18,7 +20,7 @@ pub struct LinkPeer {
 }
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// Whoever holds the operator token.
     Operator,
@@ -29,6 +31,27 @@ pub enum Principal {
 /// Extractor for routes of the operator API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operator;
+
+/// Extractor for handlers that wait: the server is stopping when this resolves. A long poll answers "nothing" then, a
+/// stream ends; whoever does not is cut after [`crate::OpsConfig::drain`].
+#[derive(Debug, Clone)]
+pub struct Stopping(pub(crate) CancellationToken);
+
+impl Stopping {
+    /// Resolves when the server begins to stop. Cancel-safe.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Stopping {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let stopping = parts.extensions.get::<Self>().cloned();
+        stopping
+            .ok_or_else(|| ApiError::internal("stopping", &"a route was reached past the server"))
+    }
+}
 
 impl<S: Sync> FromRequestParts<S> for Principal {
     type Rejection = ApiError;

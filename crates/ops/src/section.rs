@@ -39,6 +39,7 @@ impl Surface {
 /// - Handlers run on the node's main runtime, already authenticated; they find who asks with the extractors
 ///   [`crate::Principal`], [`crate::Operator`] and [`crate::LinkPeer`]. They may be slow, up to the request timeout. A `GET` is
 ///   dropped when its client goes away; any other method runs to its end. A panic costs the one request.
+/// - A handler that waits or streams also ends when [`crate::Stopping`] resolves.
 /// - [`Section::snapshot`] returns at once from what is at hand: no I/O, no lock that a request may hold for long. It
 ///   never holds the value of a secret.
 pub trait Section: Send + Sync + 'static {

@@ -262,6 +262,63 @@ async fn a_read_ends_with_its_client_and_a_change_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn changes_whose_clients_left_still_count_against_who_asked() {
+    let ops = start(|config| config.limits.replica_requests = 2);
+    let token = format!("Authorization: Bearer {}", ops.link_token("a-0").expose());
+    let ask = |token: &str| {
+        let mut client =
+            std::os::unix::net::UnixStream::connect(ops.handle.socket().unwrap()).unwrap();
+        let request = format!("POST /v1/wait HTTP/1.1\r\n{token}\r\nContent-Length: 0\r\n\r\n");
+        client.write_all(request.as_bytes()).unwrap();
+        client
+    };
+    for begun in 1..=2 {
+        let client = ask(&token);
+        assert!(eventually(LONG, || ops.section.begun.load(Ordering::SeqCst) == begun).await);
+        drop(client);
+    }
+    assert!(
+        eventually(LONG, || ops
+            .metric("volary_http_connections{surface=\"link\"}")
+            == 0.0)
+        .await
+    );
+    let mut third = ask(&token);
+    third.set_read_timeout(Some(LONG)).unwrap();
+    let mut answer = [0; 12];
+    third.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 429");
+    ops.section.release.notify_waiters();
+    assert!(eventually(LONG, || ops.section.finished.load(Ordering::SeqCst) == 2).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_cannot_crowd_out_another() {
+    let ops = start(|config| config.limits.replica_requests = 3);
+    let (greedy, modest) = (ops.link("a-0"), ops.link("a-1"));
+    let open = Supervisor::new();
+    for _ in 0..3 {
+        let greedy = greedy.clone();
+        open.spawn(TaskKind::new("greedy"), async move {
+            let _done: String = greedy.get("/v1/wait", &()).await?;
+            Ok(())
+        });
+    }
+    assert!(eventually(LONG, || ops.section.begun.load(Ordering::SeqCst) == 3).await);
+    let refused = greedy.text("/v1/who").await.unwrap_err();
+    assert_eq!(
+        (refused.status(), refused.code()),
+        (Some(429), Some("V6019")),
+        "{refused}"
+    );
+    assert!(refused.is_transient());
+    let _ = modest.text("/v1/who").await.unwrap();
+    ops.section.release.notify_waiters();
+    assert_eq!(open.drain(LONG).await.failures, 0);
+    let _ = greedy.text("/v1/who").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_costs_its_own_request_and_tells_nothing() {
     let ops = start(|_| {});
     let error = ops.operator().text("/v1/boom").await.unwrap_err();

@@ -140,6 +140,28 @@ async fn a_stop_lets_an_open_request_finish_and_says_not_ready_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_poll_learns_of_the_stop_and_does_not_hold_it_up() {
+    let ops = start(|_| {});
+    let poll = ops.link("a-0");
+    let open = Supervisor::new();
+    open.spawn(TaskKind::new("poll"), async move {
+        let nothing: String = poll.get("/v1/poll", &()).await?;
+        assert_eq!(nothing, "nothing");
+        Ok(())
+    });
+    let connected = || ops.metric("volary_http_connections{surface=\"link\"}") == 1.0;
+    assert!(eventually(LONG, connected).await);
+    let (clock, begun) = (
+        volary_kernel::SystemClock,
+        volary_kernel::Clock::mono(&volary_kernel::SystemClock),
+    );
+    assert!(ops.stop().await.aborted.is_empty());
+    let took = volary_kernel::Clock::mono(&clock) - begun;
+    assert!(took < Duration::from_secs(4), "the stop took {took:?}");
+    assert_eq!(open.drain(LONG).await.failures, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_outlives_the_drain_is_cut_and_the_server_is_gone() {
     let ops = start(|config| config.drain = Duration::from_millis(100));
     let (client, section) = (ops.operator(), ops.section.clone());

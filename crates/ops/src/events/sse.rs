@@ -13,7 +13,7 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, stream};
+use futures_util::stream;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -156,10 +156,10 @@ impl Stream {
     /// Entries that need no waiting go with the first, so that catching up is quick.
     fn add_what_is_at_hand(&mut self, chunk: &mut Vec<u8>) {
         while self.phase == Phase::Follow && !chunk.is_empty() && chunk.len() < CHUNK_BYTES {
-            let Some(row) = self.tail.next().now_or_never() else {
+            let Some(row) = self.tail.at_hand() else {
                 return;
             };
-            self.tell(News::Row(row), chunk);
+            self.tell(News::Row(Ok(Some(row))), chunk);
         }
     }
 

@@ -127,6 +127,8 @@ pub struct Limits {
     pub take_up: Duration,
     /// Time for a handler to begin its answer; default 90 s, above the longest long poll (60 s).
     pub request: Duration,
+    /// Requests of one replica at a time; default 64. Further ones get 429, so that one agent cannot crowd out others.
+    pub replica_requests: usize,
     /// Event streams at a time; default 64.
     pub event_streams: usize,
     /// Time between two signs of life on a silent event stream; default 15 s, below the patience of usual proxies.
@@ -147,6 +149,7 @@ impl Default for Limits {
             waiting_requests: 1024,
             take_up: Duration::from_secs(3),
             request: Duration::from_secs(90),
+            replica_requests: 64,
             event_streams: 64,
             keep_alive: Duration::from_secs(15),
         }

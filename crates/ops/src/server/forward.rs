@@ -29,7 +29,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use volary_kernel::{
@@ -43,6 +43,7 @@ use super::{
     body::{Content, Pieces},
     config::Limits,
     envelope,
+    peers::Slot,
 };
 use crate::{ApiError, code, metrics::OpsMetrics, section::Surface};
 
@@ -54,8 +55,18 @@ const PIECE_BYTES: usize = 64 << 10;
 pub(super) struct Job {
     surface: Surface,
     request: Request,
+    held: Held,
     started: oneshot::Sender<()>,
     reply: oneshot::Sender<Relayed>,
+}
+
+/// What a request takes up until its handler is done, also when its client left.
+#[expect(dead_code, reason = "held, never read: dropping gives both back")]
+pub(super) struct Held {
+    /// Its place among the open requests of whoever asked.
+    pub(super) slot: Slot,
+    /// Its share of the memory for bodies.
+    pub(super) body: OwnedSemaphorePermit,
 }
 
 /// An answer on its way back.
@@ -90,12 +101,14 @@ impl Forward {
         &self,
         surface: Surface,
         request: Request,
+        held: Held,
     ) -> Result<Relayed, ApiError> {
         let (started, has_started) = oneshot::channel();
         let (reply, answer) = oneshot::channel();
         let job = Job {
             surface,
             request,
+            held,
             started,
             reply,
         };
@@ -166,6 +179,7 @@ async fn run_job(job: Job, backstage: Backstage) {
     let Job {
         surface,
         request,
+        held,
         started,
         mut reply,
     } = job;
@@ -179,6 +193,7 @@ async fn run_job(job: Job, backstage: Backstage) {
         response = answer(surface, request, &backstage) => response,
         () = reply.closed(), if ends_with_client => return,
     };
+    drop(held);
     let (head, body) = envelope::checked(surface, response, &backstage.redactor)
         .await
         .into_parts();

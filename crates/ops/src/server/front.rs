@@ -22,11 +22,12 @@ use volary_kernel::{
 use super::{
     body::{Content, OpsBody},
     config::{Limits, MetricsAccess},
-    forward::Forward,
+    forward::{Forward, Held},
     io::Watched,
+    peers::Peers,
 };
 use crate::{
-    ApiError, Principal, TokenTable, auth, code, health, host, metrics::OpsMetrics,
+    ApiError, Principal, Stopping, TokenTable, auth, code, health, host, metrics::OpsMetrics,
     section::Surface,
 };
 
@@ -41,6 +42,7 @@ pub(super) struct Front {
     pub(super) allowed_hosts: Vec<String>,
     pub(super) limits: Limits,
     pub(super) bodies: Arc<Semaphore>,
+    pub(super) peers: Peers,
     pub(super) forward: Forward,
     pub(super) clock: SharedClock,
     pub(super) stopping: CancellationToken,
@@ -113,11 +115,18 @@ impl Front {
         if request.uri().path() == METRICS && entrance.surface == Surface::Operator {
             return self.scrape(&request);
         }
-        let (mut request, _held) = self.take_body(request).await?;
+        let slot = self.peers.enter(&principal)?;
+        let (mut request, body) = self.take_body(request).await?;
         *request.uri_mut() = auth::strip_token(request.uri());
         request.headers_mut().remove(header::AUTHORIZATION);
         request.extensions_mut().insert(principal);
-        let relayed = self.forward.forward(entrance.surface, request).await?;
+        request
+            .extensions_mut()
+            .insert(Stopping(self.stopping.clone()));
+        let relayed = self
+            .forward
+            .forward(entrance.surface, request, Held { slot, body })
+            .await?;
         Ok((relayed.head, relayed.content))
     }
 

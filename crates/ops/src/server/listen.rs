@@ -6,7 +6,7 @@ use std::{
     os::unix::{
         ffi::OsStrExt as _,
         fs::{FileTypeExt as _, MetadataExt as _},
-        net::{UnixListener, UnixStream},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
 };
@@ -98,7 +98,7 @@ fn remove_stale(path: &Path) -> Result<(), OpsError> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
+    match connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed)
         }
@@ -108,6 +108,13 @@ fn remove_stale(path: &Path) -> Result<(), OpsError> {
             path: path.to_owned(),
         }),
     }
+}
+
+/// Whether somebody listens; does not wait in a full backlog.
+fn connect(path: &Path) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?)
 }
 
 /// Binds so that the file never has more permissions than `mode`, not even for a moment.
@@ -124,6 +131,8 @@ fn bind_private(path: &Path, mode: u32) -> io::Result<UnixListener> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn code(result: Result<(UnixListener, SocketFile), OpsError>) -> &'static str {

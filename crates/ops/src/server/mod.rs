@@ -18,6 +18,7 @@ mod front;
 mod io;
 mod listen;
 mod own;
+mod peers;
 mod routes;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -43,6 +44,7 @@ use self::{
     front::Front,
     listen::SocketFile,
     own::OwnSection,
+    peers::Peers,
 };
 use crate::{
     OpsError, TokenTable, auth,
@@ -52,7 +54,7 @@ use crate::{
 };
 
 /// Longest silence of the main runtime before `/health` says so. It beats four times as often.
-const RUNTIME_SILENCE: Duration = Duration::from_secs(3);
+const RUNTIME_SILENCE: Duration = Duration::from_secs(4);
 
 /// What the node hands to its server.
 pub struct OpsParts {
@@ -170,6 +172,7 @@ impl OpsServer {
             allowed_hosts: config.tcp.map(|tcp| tcp.allowed_hosts).unwrap_or_default(),
             limits: config.limits,
             bodies: Arc::new(Semaphore::new(config.limits.all_bodies_bytes)),
+            peers: Peers::new(&config.limits),
             forward,
             clock: parts.clock,
             stopping: stopping.clone(),
@@ -284,13 +287,18 @@ fn serve(
                 }
             };
             let accept = conn::accept(listener, front.clone(), connections.clone());
-            connections.spawn(TaskKind::new("ops-accept"), async move {
+            connections.spawn(TaskKind::new("ops-accept").vital(), async move {
                 accept.await;
                 Ok(())
             });
         }
-        stop.cancelled().await;
-        Ok::<_, std::io::Error>(connections.drain(drain).await)
+        let broken = tokio::select! {
+            () = stop.cancelled() => None,
+            // Without somebody who accepts, the server is deaf: better to stop than to look alive.
+            reason = connections.shutdown_requested() => Some(reason),
+        };
+        let report = connections.drain(drain).await;
+        broken.map_or(Ok(report), |reason| Err(std::io::Error::other(reason)))
     })?;
     let _nobody_waits = done.send(report);
     Ok(())

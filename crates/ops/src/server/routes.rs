@@ -105,3 +105,68 @@ pub(super) fn document(version: &str, mounted: &[Mounted]) -> Bytes {
         .collect();
     openapi::document(version, &routes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Claims(&'static str, fn() -> Vec<Route>);
+
+    impl Section for Claims {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+        fn routes(&self) -> Vec<Route> {
+            self.1()
+        }
+    }
+
+    async fn ok() {}
+
+    fn check(first: fn() -> Vec<Route>, second: fn() -> Vec<Route>) -> Result<usize, String> {
+        let sections = [Claims("first", first), Claims("second", second)];
+        let mounted = collect(sections.iter().map(|section| section as &dyn Section));
+        let mounted = mounted.map_err(|error| error.to_string())?;
+        let _no_panic = routers(&mounted);
+        Ok(mounted.len())
+    }
+
+    #[test]
+    fn methods_and_surfaces_share_a_path() {
+        let first = || vec![Route::get("/v1/a/{id}", ok), Route::get("/v1/a", ok)];
+        let second = || {
+            vec![
+                Route::post("/v1/a/{id}", ok),
+                Route::get("/v1/a/{id}", ok).link(),
+            ]
+        };
+        assert_eq!(check(first, second), Ok(4));
+    }
+
+    #[test]
+    fn clashes_are_named_with_the_section_that_came_second() {
+        let clash = |routes, words: &str| {
+            let error = check(|| vec![Route::get("/v1/a/{id}", ok)], routes).unwrap_err();
+            assert!(
+                error.contains("section `second`") && error.contains(words),
+                "{error}"
+            );
+        };
+        clash(
+            || vec![Route::get("/v1/a/{id}", ok)],
+            "GET /v1/a/{id} (operator), which another section has",
+        );
+        clash(
+            || vec![Route::post("/v1/a/{name}", ok)],
+            "is there with another parameter name",
+        );
+        clash(
+            || vec![Route::get("/health", ok)],
+            "which the server answers itself",
+        );
+        clash(
+            || vec![Route::get("/fleet", ok)],
+            "does not begin with /v1/",
+        );
+    }
+}

@@ -30,7 +30,7 @@ use volary_kernel::{
 };
 use volary_ops::{
     ApiError, Json, LinkPeer, OpsConfig, OpsHandle, OpsParts, OpsServer, Principal, Query, Route,
-    Section, Signals, SocketConfig, TokenTable, client::Client,
+    Section, Signals, SocketConfig, Stopping, TokenTable, client::Client,
 };
 use volary_store::{Batch, Entry, MemoryConfig, MemoryStore, SharedStore};
 
@@ -251,6 +251,12 @@ async fn broken() -> Body {
     ]))
 }
 
+/// A long poll that nothing ever comes to.
+async fn poll(stopping: Stopping) -> Json<&'static str> {
+    stopping.begun().await;
+    Json("nothing")
+}
+
 async fn uri(uri: axum::http::Uri, headers: axum::http::HeaderMap) -> String {
     format!("{uri} {headers:?}")
 }
@@ -261,7 +267,7 @@ impl Section for TestSection {
     }
 
     fn routes(&self) -> Vec<Route> {
-        let (wait, change) = (self.clone(), self.clone());
+        let [wait, change, agent, changing] = [(); 4].map(|()| self.clone());
         vec![
             Route::post("/v1/echo", echo)
                 .summary("Echoes")
@@ -281,6 +287,9 @@ impl Section for TestSection {
             Route::get("/v1/uri", uri),
             Route::get("/v1/wait", async move || wait.clone().wait().await),
             Route::post("/v1/wait", async move || change.clone().wait().await),
+            Route::get("/v1/wait", async move || agent.clone().wait().await).link(),
+            Route::post("/v1/wait", async move || changing.clone().wait().await).link(),
+            Route::get("/v1/poll", poll).link(),
         ]
     }
 
