@@ -8,7 +8,10 @@
 //!
 //! Records whose keys begin with U+0001 are the store's own (callers' keys cannot): the node, the last commit, the cut.
 
-use std::path::Path;
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
@@ -60,6 +63,8 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let conn = Connection::open_with_flags(path, flags)
         .map_err(|error| failed("opening the database", error))?;
     let setup = || -> rusqlite::Result<i32> {
+        // Moved into the database on a clean close only: a log that may be damaged stays as evidence.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "FULL")?;
         conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -83,14 +88,18 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)
         .map_err(|error| failed("opening the database", error))?;
+    set_up_reader(&conn)?;
+    Ok(conn)
+}
+
+fn set_up_reader(conn: &Connection) -> Result<(), StoreError> {
     let setup = || -> rusqlite::Result<()> {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.pragma_update(None, "query_only", true)?;
-        common(&conn)
+        common(conn)
     };
     setup().map_err(|error| failed("opening the database", error))?;
-    check_layout(&conn)?;
-    Ok(conn)
+    check_layout(conn)
 }
 
 fn common(conn: &Connection) -> rusqlite::Result<()> {
@@ -123,5 +132,128 @@ pub(crate) fn failed(what: &'static str, error: rusqlite::Error) -> StoreError {
             StoreError::corrupt(format!("{what}: {error}"), None)
         }
         _ => StoreError::io(what, error),
+    }
+}
+
+/// Whether tables, indices and triggers are those that were made.
+pub(crate) fn is_as_made(conn: &Connection) -> Result<bool, StoreError> {
+    let list = |conn: &Connection| -> rusqlite::Result<Vec<(String, String, Option<String>)>> {
+        let mut statement =
+            conn.prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        rows.collect()
+    };
+    let wanted = || -> rusqlite::Result<_> {
+        let fresh = Connection::open_in_memory()?;
+        fresh.execute_batch(TABLES)?;
+        list(&fresh)
+    };
+    let wanted = wanted().map_err(|error| failed("making the tables", error))?;
+    Ok(list(conn).map_err(|error| failed("reading the tables", error))? == wanted)
+}
+
+/// A database opened to be looked at, wherever it lies, without leaving a trace.
+pub(crate) struct View {
+    conn: Connection,
+    /// The log that must stay empty for what is seen to be true.
+    quiet_log: Option<PathBuf>,
+    _copy: Option<Copy>,
+}
+
+impl View {
+    pub(crate) fn of(path: &Path) -> Result<Self, StoreError> {
+        let log = beside(path, "-wal");
+        if !has_content(&log) {
+            // Cleanly closed: nobody needs locks or a log, so none are made.
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_URI;
+            let uri = format!("file:{}?immutable=1", escape(path));
+            let conn = Connection::open_with_flags(uri, flags)
+                .map_err(|error| failed("opening the database", error))?;
+            set_up_reader(&conn)?;
+            return Ok(Self {
+                conn,
+                quiet_log: Some(log),
+                _copy: None,
+            });
+        }
+        match open_reader(path) {
+            Ok(conn) => Ok(Self {
+                conn,
+                quiet_log: None,
+                _copy: None,
+            }),
+            // A directory that cannot be written to: SQLite needs a place for its index of the log.
+            Err(StoreError::Io { .. }) => {
+                let copy = Copy::of(path)
+                    .map_err(|error| StoreError::io("copying the database", error))?;
+                let conn = open_reader(&copy.database())?;
+                Ok(Self {
+                    conn,
+                    quiet_log: None,
+                    _copy: Some(copy),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) const fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// Whether somebody began to write while it was looked at.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.quiet_log.as_deref().is_some_and(has_content)
+    }
+}
+
+fn has_content(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.len() > 0)
+}
+
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// A path as part of a URI.
+fn escape(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes().iter();
+    bytes.fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
+}
+
+/// A copy of database and log, gone when dropped.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let this =
+            Self(std::env::temp_dir().join(format!("volary-{}", volary_kernel::Uid::generate())));
+        volary_kernel::file::create_private_dir(&this.0)?;
+        std::fs::copy(path, this.database())?;
+        std::fs::copy(beside(path, "-wal"), beside(&this.database(), "-wal"))?;
+        Ok(this)
+    }
+
+    fn database(&self) -> PathBuf {
+        self.0.join("copy.db")
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // What cannot be removed is left to the system's clean-up of its temporary directory.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
