@@ -1,0 +1,12 @@
+//! Stores from the outside: conformance, damage, crashes, full disks, retention.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+mod conform;
+mod crash;
+mod damage;
+mod full;
+mod model;
+mod proof;
+mod retention;
