@@ -49,14 +49,16 @@ impl RustFile {
         self.path.strip_prefix("crates/")?.split('/').next()
     }
 
-    /// Whether the whole file is test code: under `tests/` or `benches/`, or a `tests.rs` beside its module.
+    /// Whether the whole file is test code: under `tests/` or `benches/`, a `tests.rs` beside its module, or a suite and
+    /// helpers that only tests are given.
     pub fn is_test(&self) -> bool {
         let mut parts: Vec<&str> = self.path.split('/').collect();
         let file = parts.pop().unwrap_or_default();
+        let file = file.strip_suffix(".rs").unwrap_or(file);
         parts
             .iter()
-            .any(|part| matches!(*part, "tests" | "benches"))
-            || file == "tests.rs"
+            .any(|part| matches!(*part, "tests" | "benches" | "conformance"))
+            || matches!(file, "tests" | "conformance" | "test_util")
     }
 }
 

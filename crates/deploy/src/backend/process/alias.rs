@@ -68,8 +68,8 @@ mod tests {
             ]
         );
         assert_eq!(
-            all_paths(Path::new("/home/x"), mounts),
-            [PathBuf::from("/home/x")]
+            all_paths(Path::new("/srv/x"), mounts),
+            [PathBuf::from("/srv/x")]
         );
     }
 }
