@@ -304,7 +304,7 @@ fn a_rotated_secret_changes_the_keyed_digest_and_only_that() {
 #[test]
 fn any_change_of_a_setting_changes_the_digest() {
     let digest = |spec: &str| {
-        let loaded = load(&format!("{HEAD}spec:\n  handler: cat\n{spec}"), BACKENDS);
+        let loaded = load(&format!("{HEAD}spec:\n  command: cat\n{spec}"), BACKENDS);
         loaded.expect("it is good").fleet.agents[0].digest()
     };
     let specs = [

@@ -95,6 +95,7 @@ rules! {
     PATH: "a path", BAD_PATH, false, "./data", path;
     GLOB: "a pattern", BAD_PATTERN, false, "**/*.md", glob;
     PAGE: "a page like notes:a.md", BAD_PATTERN, false, "notes:todo/a.md", page;
+    HEADER: "the value of a header", BAD_ADDRESS, true, "probe", header;
     IP: "an IP address", BAD_ADDRESS, false, "8.8.8.8", ip;
     HOST: "a host name or IP address", BAD_ADDRESS, false, "127.0.0.1", host;
     HOST_RULE: "a host, `*.domain`, address or network", BAD_ADDRESS, false, "api.openai.com", host_rule;
@@ -276,6 +277,13 @@ fn glob(text: &str) -> Result<(), Bad> {
 
 /// Longest glob, in bytes: as long as the longest path.
 const GLOB_MAX: usize = 4096;
+
+fn header(text: &str) -> Result<(), Bad> {
+    match text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+        true => Ok(()),
+        false => bad("must be one line of plain ASCII"),
+    }
+}
 
 /// `source:path`.
 fn page(text: &str) -> Result<(), Bad> {

@@ -19,6 +19,9 @@ pub(super) fn check(spec: View<'_>, execution: Execution, settings: &Settings, c
         process.network();
         process.ports();
         process.ignored();
+        if spec.get("handler").is_present() && !spec.get("command").is_present() {
+            process.handler();
+        }
     } else if spec.get("isolation").is_present() {
         let what = format!("`isolation` has no effect on backend {execution}");
         let problem = cx.at(
@@ -174,6 +177,42 @@ impl Process<'_, '_, '_> {
                 what,
                 "a process binds the host's port itself: use one number",
             );
+        }
+    }
+
+    /// A handler runs only while it has a message: nothing to ask, to bind or to start again.
+    fn handler(&mut self) {
+        for (key, why) in [
+            (
+                "healthCheck",
+                "an idle handler is always ready; what it prints and how it ends is its health",
+            ),
+            ("ports", "use a `command` for an agent that listens"),
+        ] {
+            let view = self.spec.get(key);
+            if view.is_present() {
+                self.refuse(
+                    view.key(),
+                    format!("a handler cannot honour `spec.{key}`"),
+                    why,
+                );
+            }
+        }
+        for (key, why) in [
+            (
+                "restart",
+                "how failed attempts are repeated is set under `delivery`",
+            ),
+            (
+                "scaling",
+                "how many run at once is set by `delivery.concurrency`",
+            ),
+        ] {
+            let view = self.spec.get(key);
+            if view.is_present() {
+                let what = format!("`spec.{key}` has no effect on a handler");
+                self.say(&codes::NOT_FULLY_HONOURED, view.key(), what, why);
+            }
         }
     }
 

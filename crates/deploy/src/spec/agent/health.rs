@@ -29,12 +29,7 @@ pub(super) fn default_port(ports: &[(PortSpec, Place)]) -> Option<u16> {
 }
 
 /// A probe with its timing. `None` without one, or with one that has been reported.
-pub(super) fn read(
-    view: View<'_>,
-    port: Option<u16>,
-    interval: Duration,
-    cx: &mut Cx<'_>,
-) -> Option<HealthCheck> {
+pub(super) fn read(view: View<'_>, port: Option<u16>, cx: &mut Cx<'_>) -> Option<HealthCheck> {
     if !view.is_map() {
         return None;
     }
@@ -61,7 +56,9 @@ pub(super) fn read(
     }
     for key in ["interval", "timeout"] {
         let value = view.get(key);
-        if value.is_present() && value.duration(interval) < Duration::from_millis(1) {
+        if value.is_present()
+            && value.duration(defaults::HEALTH_INTERVAL) < Duration::from_millis(1)
+        {
             cx.report(
                 &codes::OUT_OF_RANGE,
                 value.span(),
@@ -72,7 +69,7 @@ pub(super) fn read(
     let (key, form) = *forms.first()?;
     Some(HealthCheck {
         probe: probe(key, form, port, cx)?,
-        interval: view.get("interval").duration(interval),
+        interval: view.get("interval").duration(defaults::HEALTH_INTERVAL),
         timeout: view.get("timeout").duration(defaults::HEALTH_TIMEOUT),
         retries: view
             .get("retries")
@@ -94,11 +91,7 @@ fn probe(key: &str, view: View<'_>, port: Option<u16>, cx: &mut Cx<'_>) -> Optio
             port: port_of(view, port, cx)?,
             path: view.get("path").string().unwrap_or_else(|| PATH.into()),
             headers: super::table(view.get("headers")),
-            expect_status: view
-                .get("expectStatus")
-                .items()
-                .filter_map(|item| item.parse(str::parse))
-                .collect(),
+            expect_status: view.get("expectStatus").parse(str::parse),
         }),
         "http" => {
             let (host, port, path) = view.parse(parse_url)?;
@@ -107,7 +100,7 @@ fn probe(key: &str, view: View<'_>, port: Option<u16>, cx: &mut Cx<'_>) -> Optio
                 port,
                 path,
                 headers: Default::default(),
-                expect_status: Vec::new(),
+                expect_status: None,
             })
         }
         "tcp" if view.is_map() => Some(Probe::Tcp {

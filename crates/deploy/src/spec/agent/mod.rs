@@ -110,7 +110,6 @@ pub(crate) struct Settings {
     secrets: Vec<super::model::SecretSpec>,
     volumes: Vec<(super::model::VolumeSpec, Place)>,
     health: Option<super::model::HealthCheck>,
-    readiness: Option<super::model::HealthCheck>,
     resources: super::model::Resources,
     network: super::model::NetworkSpec,
     services: Vec<super::model::ServiceSpec>,
@@ -142,23 +141,12 @@ impl Settings {
             environment,
             secrets,
             volumes: place::volumes(spec.get("volumes"), cx),
-            health: health::read(
-                spec.get("healthCheck"),
-                default_port,
-                defaults::HEALTH_INTERVAL,
-                cx,
-            ),
-            readiness: health::read(
-                spec.get("readiness"),
-                default_port,
-                defaults::READINESS_INTERVAL,
-                cx,
-            ),
+            health: health::read(spec.get("healthCheck"), default_port, cx),
             resources: scaling::resources(spec.get("resources"), cx),
             network: place::network(spec.get("network"), execution, cx),
             scaling: scaling::scaling(spec, over.replicas, cx),
             security: place::security(spec.get("security"), cx),
-            restart: restart(spec.get("restart")),
+            restart: restart(spec.get("restart"), cx),
             depends_on: names(spec.get("dependsOn"), cx),
             stop_grace: spec.get("stopGracePeriod").duration(defaults::STOP_GRACE),
             delivery: delivery::read(spec, cx),
@@ -180,7 +168,6 @@ impl Settings {
         agent.secrets = self.secrets;
         agent.volumes = self.volumes.into_iter().map(|(volume, _)| volume).collect();
         agent.health = self.health;
-        agent.readiness = self.readiness;
         agent.resources = self.resources;
         agent.network = self.network;
         agent.services = self.services;
@@ -278,19 +265,28 @@ fn names(view: View<'_>, cx: &mut Cx<'_>) -> Vec<(Name, Place)> {
     found
 }
 
-fn restart(view: View<'_>) -> RestartPolicy {
+fn restart(view: View<'_>, cx: &mut Cx<'_>) -> RestartPolicy {
     let policy = match view.text().or(view.get("policy").text()) {
         Some("on-failure") => Restart::OnFailure,
         Some("never") => Restart::Never,
         _ => Restart::Always,
     };
+    let max = view.get("maxRestarts");
+    if max.is_present() && policy != Restart::OnFailure {
+        let problem = cx.at(
+            &codes::CHOICE,
+            max.key(),
+            "`maxRestarts` goes with `policy: on-failure` only",
+        );
+        cx.push(problem.hint("write `policy: on-failure`, or remove `maxRestarts`"));
+    }
     RestartPolicy {
         policy,
         backoff: backoff(view.get("backoff"), defaults::RESTART_BACKOFF),
         reset_after: view
             .get("resetAfter")
             .duration(defaults::RESTART_RESET_AFTER),
-        max_restarts: view.get("maxRestarts").int(),
+        max_restarts: max.int(),
     }
 }
 

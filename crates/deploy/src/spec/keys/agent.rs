@@ -103,15 +103,9 @@ pub(crate) static SPEC: Table = Table {
         Field::new(
             "healthCheck",
             Object(&parts::HEALTH),
-            "Liveness: failing it restarts a replica.",
+            "Passing it makes a replica ready, failing it restarts it.",
         )
-        .also(&["liveness", "livenessProbe"]),
-        Field::new(
-            "readiness",
-            Object(&parts::HEALTH),
-            "Readiness: passing it makes a replica ready.",
-        )
-        .also(&["readinessProbe", "ready"]),
+        .also(&["liveness", "livenessProbe", "readiness", "readinessProbe"]),
         Field::new("resources", Object(&place::RESOURCES), "CPU and memory."),
         Field::new("network", Object(&place::NETWORK), "Reach.").also(&["networking"]),
         Field::new("services", List(&SERVICE), "Services it expects to find."),

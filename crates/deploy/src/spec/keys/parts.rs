@@ -144,8 +144,7 @@ pub(super) static SECRET: Table = Table {
     ],
 };
 
-static STATUS: Shape = Int(100, 599);
-static HEADER: Shape = Text(&rules::TEXT);
+static HEADER: Shape = Text(&rules::HEADER);
 
 static HTTP_PROBE: Table = Table {
     name: "HttpProbe",
@@ -161,8 +160,8 @@ static HTTP_PROBE: Table = Table {
         Field::new("headers", Map(&rules::ITEM, &HEADER), "Further headers."),
         Field::new(
             "expectStatus",
-            List(&STATUS),
-            "Statuses that pass. Default 200 to 399.",
+            Int(100, 599),
+            "The only status that passes. Default: any of 200 to 399.",
         ),
     ],
 };
@@ -274,17 +273,17 @@ pub(super) static RESTART: Table = Table {
         Field::new(
             "backoff",
             Object(&BACKOFF),
-            "Waits between starts. Default 1s doubling to 1m, a fifth random.",
+            "Waits between starts. Default 200ms doubling to 1m, a fifth random.",
         ),
         Field::new(
             "resetAfter",
             Text(&rules::DURATION),
-            "Healthy this long, the waits begin anew. Default 1m.",
+            "Ready this long, the waits begin anew. Default 10s.",
         ),
         Field::new(
             "maxRestarts",
             Int(0, 1_000_000),
-            "Give up after so many without a healthy period. Default: never.",
+            "With on-failure: give up after so many in a row. Default: never.",
         ),
     ],
 };

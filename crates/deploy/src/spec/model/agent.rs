@@ -6,11 +6,12 @@ use serde::Serialize;
 use volary_kernel::{
     id::{Name, Tenant},
     retry::Backoff,
+    secret::Secret,
 };
 
 use super::{
-    DeliverySpec, EnvVar, HealthCheck, NetworkSpec, OutputSpec, PortSpec, Resources, ScalingSpec,
-    SecretSpec, SecuritySpec, ServiceSpec, SubscriptionSpec, VolumeSpec, text,
+    DeliverySpec, EnvValue, EnvVar, HealthCheck, NetworkSpec, OutputSpec, PortSpec, Resources,
+    ScalingSpec, SecretSpec, SecuritySpec, ServiceSpec, SubscriptionSpec, VolumeSpec, text,
 };
 
 /// Everything Volary knows about one agent before it starts. Each replica runs the same `AgentSpec`.
@@ -43,12 +44,10 @@ pub struct AgentSpec {
     pub environment: Vec<EnvVar>,
     /// Secrets it gets as files or variables, names unique.
     pub secrets: Vec<SecretSpec>,
-    /// Mounts (containers only in this build).
+    /// Mounts; for a process binds only.
     pub volumes: Vec<VolumeSpec>,
-    /// Liveness: failing it restarts the replica. `None`: it is healthy while it runs.
+    /// Passing it makes a replica ready, failing it restarts it. `None`: it is ready once it runs.
     pub health: Option<HealthCheck>,
-    /// Readiness: passing it once makes the replica ready. `None`: `health` decides, or else having started does.
-    pub readiness: Option<HealthCheck>,
     /// CPU and memory.
     pub resources: Resources,
     /// Reach.
@@ -84,6 +83,18 @@ impl AgentSpec {
         format!("{}-{ordinal}", self.name)
     }
 
+    /// Every secret the agent gets: what the redactor must know before it starts.
+    pub fn secret_values(&self) -> impl Iterator<Item = &Secret> {
+        let variables = self
+            .environment
+            .iter()
+            .filter_map(|variable| match &variable.value {
+                EnvValue::Secret(secret) => Some(secret),
+                EnvValue::Plain(_) => None,
+            });
+        variables.chain(self.secrets.iter().map(|secret| &secret.value))
+    }
+
     /// A digest of the resolved manifest without secret values: equal specs have equal digests, on every machine.
     ///
     /// Reconciliation compares it to find replicas that run an older manifest.
@@ -105,7 +116,7 @@ impl AgentSpec {
             }
         };
         for variable in &self.environment {
-            if let super::EnvValue::Secret(secret) = &variable.value {
+            if let EnvValue::Secret(secret) = &variable.value {
                 add(&variable.name, secret.expose());
             }
         }
@@ -285,7 +296,7 @@ pub struct RestartPolicy {
     /// A replica healthy this long starts counting from the first wait again.
     #[serde(serialize_with = "text::duration")]
     pub reset_after: Duration,
-    /// After this many restarts without a healthy period the replica stays down as failed. `None`: never give up.
+    /// With `on-failure`: after so many restarts in a row it is given up. `None`: never.
     pub max_restarts: Option<u32>,
 }
 

@@ -26,10 +26,8 @@ pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HEALTH_RETRIES: u32 = 3;
 /// Grace after a start: the seed's.
 pub const HEALTH_START_PERIOD: Duration = Duration::from_secs(5);
-/// From probe to probe of a readiness check: the start waits for it, so it asks often.
-pub const READINESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Healthy for this long, a replica counts as recovered.
-pub const RESTART_RESET_AFTER: Duration = Duration::from_secs(60);
+/// Ready for this long, a replica counts as recovered: as container engines have it.
+pub const RESTART_RESET_AFTER: Duration = Duration::from_secs(10);
 /// A higher number of replicas must be right for this long: the seed's.
 pub const SCALE_UP_DELAY: Duration = Duration::from_secs(60);
 /// A lower number of replicas must be right for this long: the seed's.
@@ -65,9 +63,9 @@ pub const AUTOSCALE_MAX: u32 = 10;
 /// Replicas of a fleet: ten times what the bench runs at rest.
 pub const QUOTA_MAX_REPLICAS: u32 = 1000;
 
-/// Waits between starts: an agent that cannot start is tried about once a minute.
+/// Waits between starts: quick for a hiccup; an agent that cannot start is tried about once a minute.
 pub const RESTART_BACKOFF: Backoff = Backoff {
-    base: Duration::from_secs(1),
+    base: Duration::from_millis(200),
     factor: 2.0,
     max: Duration::from_secs(60),
     jitter: 0.2,
@@ -108,7 +106,6 @@ impl AgentSpec {
             secrets: Vec::new(),
             volumes: Vec::new(),
             health: None,
-            readiness: None,
             resources: Resources::default(),
             network: NetworkSpec::new(execution),
             services: Vec::new(),

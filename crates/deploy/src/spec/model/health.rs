@@ -39,8 +39,8 @@ pub enum Probe {
         path: String,
         /// Further headers.
         headers: BTreeMap<String, String>,
-        /// Statuses that pass; empty means 200 to 399.
-        expect_status: Vec<u16>,
+        /// The only status that passes; `None`: any of 200 to 399.
+        expect_status: Option<u16>,
     },
     /// A program in the agent's own surroundings; exit code 0 passes.
     Command {
