@@ -25,7 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub struct Ledger {
     known: BTreeMap<Arc<str>, PageState>,
-    cursor: Option<Cursor>,
+    cursor: Cursor,
+    ever_caught_up: bool,
     /// Every change, in order.
     pub changes: Vec<SourceChange>,
     /// Everything it reported.
@@ -51,6 +52,7 @@ impl Ledger {
     pub fn start(&self) -> Start {
         Start {
             cursor: self.cursor,
+            caught_up: self.ever_caught_up,
             known: self.known.clone(),
         }
     }
@@ -89,7 +91,7 @@ impl Ledger {
                         self.known.len()
                     ));
                 }
-                self.cursor.get_or_insert_default();
+                self.ever_caught_up = true;
                 self.caught_up += 1;
             }
             SourceItem::Notice(notice) => self.notices.push(notice),
@@ -119,11 +121,11 @@ impl Ledger {
                 state.path
             ));
         }
-        if self.cursor.is_some_and(|last| *cursor <= last) {
+        if *cursor <= self.cursor {
             self.faults
                 .push(format!("cursor {cursor:?} after {:?}", self.cursor));
         }
-        self.cursor = Some(*cursor);
+        self.cursor = *cursor;
         match kind {
             ChangeKind::Invalidated { .. } => self.known.remove(&state.path),
             _ => self.known.insert(state.path.clone(), state.clone()),

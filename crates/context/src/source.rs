@@ -68,8 +68,10 @@ pub trait PageSource: Send + Sync + 'static {
 /// What was durably known of a source when it was last heard of.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
-    /// The greatest cursor that was committed; `None` if the source has never caught up before.
-    pub cursor: Option<Cursor>,
+    /// The greatest cursor that was committed; zero before the first.
+    pub cursor: Cursor,
+    /// Whether the source has caught up before, in any run.
+    pub caught_up: bool,
     /// The pages that exist, by path.
     pub known: BTreeMap<Arc<str>, PageState>,
 }

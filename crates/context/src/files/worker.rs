@@ -80,7 +80,7 @@ impl Worker {
         start: Start,
     ) -> Self {
         let mut table = Table::new(config.max_pages);
-        let first_ever = start.cursor.is_none();
+        let never_caught_up = !start.caught_up;
         for (path, state) in start.known {
             let stamp = Stamp::from(&*state.stamp);
             table.load(
@@ -95,10 +95,10 @@ impl Worker {
         }
         Self {
             settle: Settle::new(config.settle, MAX_DIRTY),
-            baseline: first_ever && config.initial == Initial::Baseline,
-            first_ever: first_ever && table.len() == 0,
+            baseline: never_caught_up && config.initial == Initial::Baseline,
+            first_ever: never_caught_up && table.len() == 0,
             caught_up: false,
-            cursor: start.cursor.unwrap_or_default(),
+            cursor: start.cursor,
             config,
             filter,
             clock,
