@@ -39,8 +39,8 @@ struct Prepared {
     wanted: Vec<Arc<Subscription>>,
 }
 
-/// How many deliveries an agent's inbox still takes in the commit that is being made.
-type Room = HashMap<Name, (usize, String)>;
+/// The agents whose inboxes are full, and what is.
+type Full = HashMap<Name, String>;
 
 /// A batch, and which of the changes are in it.
 struct Built {
@@ -224,7 +224,7 @@ impl Applier<'_> {
 
     async fn try_changes(&mut self, changes: Vec<SourceChange>) -> Result<(), StoreError> {
         let was_waiting = self.mapping.is_blocked();
-        let mut room = Room::new();
+        let mut full = Full::new();
         let mut changes = changes.into_iter().peekable();
         while changes.peek().is_some() {
             let chunk: Vec<_> = changes
@@ -232,16 +232,13 @@ impl Applier<'_> {
                 .take(BATCH_MAX)
                 .map(|change| self.prepare(change))
                 .collect();
-            self.commit_changes(chunk, &mut room).await?;
+            self.commit_changes(chunk, &mut full).await?;
         }
         self.mapping
             .metrics
             .waiting
             .set(i64::try_from(self.waiting.len()).unwrap_or(i64::MAX));
-        let full = room
-            .into_iter()
-            .next()
-            .map(|(agent, (_, reason))| (agent, reason));
+        let full = full.into_iter().next();
         self.plan_retry();
         self.show_waiting(was_waiting, full).await
     }
@@ -325,11 +322,11 @@ impl Applier<'_> {
     async fn commit_changes(
         &mut self,
         changes: Vec<Prepared>,
-        room: &mut Room,
+        full: &mut Full,
     ) -> Result<(), StoreError> {
         let mut tries = 0;
         let built = loop {
-            let mut built = self.build(&changes, room);
+            let mut built = self.build(&changes, full);
             if !built.taken.contains(&true) {
                 break built;
             }
@@ -358,23 +355,9 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// Makes the batch. A change is in it with all of its deliveries or not at all: when an inbox turns out to be full,
-    /// the batch is thrown away and made again with no more for this inbox than it took.
-    fn build(&self, changes: &[Prepared], room: &mut Room) -> Built {
-        loop {
-            match self.try_build(changes, room) {
-                Ok(built) => return built,
-                Err((agent, took, reason)) => {
-                    let least = room
-                        .get(&agent)
-                        .map_or(took, |(least, _)| took.min(least.saturating_sub(1)));
-                    room.insert(agent, (least, reason));
-                }
-            }
-        }
-    }
-
-    fn try_build(&self, changes: &[Prepared], room: &Room) -> Result<Built, (Name, usize, String)> {
+    /// Makes the batch. A change is in it with all of its deliveries or not at all; an inbox that turns out to be full
+    /// gets nothing more until the next try.
+    fn build(&self, changes: &[Prepared], full: &mut Full) -> Built {
         let mut built = Built {
             batch: Batch::new(),
             taken: Vec::with_capacity(changes.len()),
@@ -382,32 +365,24 @@ impl Applier<'_> {
             refused: 0,
         };
         built.batch.intake();
-        let mut took: HashMap<&Name, usize> = HashMap::new();
         for prepared in changes {
-            let mut wants: HashMap<&Name, usize> = HashMap::new();
-            for held in &prepared.wanted {
-                *wants.entry(&held.agent).or_default() += 1;
+            let mut fits = !prepared
+                .wanted
+                .iter()
+                .any(|held| full.contains_key(&held.agent));
+            if fits {
+                let before = (built.batch.savepoint(), built.delivered, built.refused);
+                if let Err((agent, reason)) = self.add_change(&mut built, prepared) {
+                    built.batch.roll_back(before.0);
+                    (built.delivered, built.refused) = (before.1, before.2);
+                    full.insert(agent, reason);
+                    fits = false;
+                }
             }
-            let fits = wants.iter().all(|(agent, wants)| {
-                let taken = took.get(agent).copied().unwrap_or(0);
-                room.get(*agent)
-                    .is_none_or(|(least, _)| taken + wants <= *least)
-            });
             built.taken.push(fits);
-            if !fits {
-                continue;
-            }
-            self.add_change(&mut built, prepared)
-                .map_err(|(agent, reason)| {
-                    let took = took.get(&agent).copied().unwrap_or(0);
-                    (agent, took, reason)
-                })?;
-            for (agent, wants) in wants {
-                *took.entry(agent).or_default() += wants;
-            }
         }
         self.put_cursor(&mut built.batch);
-        Ok(built)
+        built
     }
 
     /// Adds one change, its record and its deliveries. `Err` names an inbox that is full.
