@@ -74,7 +74,7 @@ fn deliver_to(inbox: Queue, other: Queue) -> Deliver {
         item.trace = Some(dispatch.change.trace);
         item.cause = dispatch.cause.into();
         item.coalesce = Some(dispatch.coalesce_key());
-        item.keep = Some(dispatch.known_before());
+        item.base = Some(dispatch.base());
         let enqueued = queue
             .enqueue(batch, item)
             .map_err(|error| DeliverError::Full(error.to_string()))?;
@@ -202,7 +202,7 @@ impl Node {
             }
             for claim in claims {
                 let payload: DispatchPayload = serde_json::from_slice(&claim.payload).unwrap();
-                if let Some(payload) = payload.since(claim.keep.as_deref().unwrap()) {
+                if let Some(payload) = payload.since(claim.base.as_deref().unwrap()) {
                     let event = payload.page_event;
                     received.push((event.page.id.path().to_owned(), event.kind.name()));
                 }

@@ -55,7 +55,7 @@ impl Dispatch {
 
     /// What the subscriber knows of the page if it has received everything so far: to be kept with the first
     /// undelivered change of a page, and given to [`DispatchPayload::since`] when it is handed out.
-    pub fn known_before(&self) -> String {
+    pub fn base(&self) -> String {
         self.change
             .previous
             .map_or_else(|| ABSENT.to_owned(), |hash| hash.to_string())
@@ -85,10 +85,10 @@ pub struct DispatchPayload {
 }
 
 impl DispatchPayload {
-    /// The payload for a subscriber that knows `known_before` (see [`Dispatch::known_before`]): the kind is put right
+    /// The payload for a subscriber that knows `base` (see [`Dispatch::base`]): the kind is put right
     /// if earlier changes were coalesced into this one. `None` if nothing changed for this subscriber.
-    pub fn since(mut self, known_before: &str) -> Option<Self> {
-        let known = match known_before {
+    pub fn since(mut self, base: &str) -> Option<Self> {
+        let known = match base {
             ABSENT => None,
             hash => match hash.parse() {
                 Ok(hash) => Some(hash),
