@@ -82,7 +82,32 @@ const READS: &[&str] = &[
 const READING_METHODS: &[&str] = &["wall", "mono"];
 
 pub fn check(tree: &Tree) -> Vec<Finding> {
-    check_files(tree, PURE)
+    let mut findings = check_files(tree, PURE);
+    findings.extend(unlisted(tree, PURE));
+    findings
+}
+
+/// Files that say `Pure:`, `(pure)` or `Pure.` of themselves and are not listed.
+fn unlisted(tree: &Tree, pure: &[&str]) -> Vec<Finding> {
+    let says = |text: &str| {
+        let doc = text.lines().take_while(|line| line.starts_with("//!"));
+        doc.into_iter().any(|line| {
+            ["(pure)", "Pure:", "Pure."]
+                .iter()
+                .any(|word| line.contains(word))
+        })
+    };
+    tree.rust
+        .iter()
+        .filter(|file| says(&file.text) && !pure.contains(&file.path.as_str()))
+        .map(|file| {
+            Finding::new(
+                &file.path,
+                1,
+                "says that it is pure and is not listed as such",
+            )
+        })
+        .collect()
 }
 
 fn check_files(tree: &Tree, pure: &[&str]) -> Vec<Finding> {
@@ -143,4 +168,17 @@ fn a_listed_file_that_is_gone_is_found() {
         check_files(&Tree::fixture(&[]), &["crates/a/src/gone.rs"]).len(),
         1
     );
+}
+
+#[test]
+fn a_file_that_claims_purity_without_being_held_to_it_is_found() {
+    let tree = Tree::fixture(&[
+        (
+            "crates/a/src/claims.rs",
+            "//! Numbers. Pure: `now` is given.\n",
+        ),
+        ("crates/a/src/silent.rs", "//! Numbers.\n"),
+    ]);
+    assert_eq!(unlisted(&tree, &[]).len(), 1);
+    assert!(unlisted(&tree, &["crates/a/src/claims.rs"]).is_empty());
 }

@@ -3,13 +3,16 @@
 use crate::tree::{Finding, RustFile, Tree};
 
 /// Files that poll the outside world for tests, with the reason.
-const ALLOWED: &[(&str, &str)] = &[(
-    "crates/testkit/src/process.rs",
-    "waits for other processes, which no clock of ours can pause",
-)(
-    "crates/deploy/src/backend/conformance.rs",
-    "asks a real backend for its log again, until the line is there",
-)];
+const ALLOWED: &[(&str, &str)] = &[
+    (
+        "crates/testkit/src/process.rs",
+        "waits for other processes, which no clock of ours can pause",
+    ),
+    (
+        "crates/deploy/src/backend/conformance.rs",
+        "asks a real backend for its log again, until the line is there",
+    ),
+];
 
 /// What sleeps in real time.
 const REAL: &[&str] = &[
