@@ -3,6 +3,8 @@
 //! Survivors are found by a marker that every process of a round has in its environment or arguments.
 //! `VOLARY_TEST_FULL=1` runs 50 rounds of each kind instead of 8.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod common;
 
 use std::io::{BufRead, BufReader};
