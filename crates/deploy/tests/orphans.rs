@@ -75,7 +75,7 @@ async fn one_round(round: u32, isolation: &str, script: &str, user: Option<u32>)
     }
     let mut node = Node(start(state.path(), &marker, isolation, script, user));
     // Every third round in the middle of the starts, the others a random while after them.
-    let lines = if round % 3 == 0 {
+    let lines = if round.is_multiple_of(3) {
         1 + round as usize % 4
     } else {
         5
