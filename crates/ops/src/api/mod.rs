@@ -11,6 +11,7 @@ mod inbox;
 mod message;
 mod parked;
 mod payload;
+mod replay;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -32,6 +33,7 @@ pub use self::{
     message::{Admission, Outcome, SendReply, SendRequest, Target},
     parked::{ParkedItem, ParkedList, ParkedQuery, ParkedView, RetryReply},
     payload::{JSON, OCTETS, decode_payload, encode_payload},
+    replay::{ReplayDirection, ReplayMessage, ReplayPlan, ReplayQuery, ReplayUnreadable},
 };
 
 /// The longest `wait` of a long poll. Longer waits are refused: ask again instead.
