@@ -3,18 +3,14 @@
 //! One connection per request, no pool, no task of its own: dropping a call or a stream closes its connection. Every
 //! wait has a limit. It speaks to nodes only, over TCP or a Unix socket, without TLS.
 
+mod endpoint;
 mod error;
 mod exchange;
 mod query;
 mod sse;
 mod stream;
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use bytes::Bytes;
@@ -24,28 +20,11 @@ use volary_kernel::secret::Secret;
 
 use self::exchange::Exchange;
 pub use self::{
+    endpoint::{Endpoint, read_token},
     error::ClientError,
     stream::{EventStream, Lines, StreamEvent},
 };
 use crate::{ErrorBody, api::HealthDocument};
-
-/// Where a node listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// The operators' address.
-    Tcp(SocketAddr),
-    /// The agents' socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "http://{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// How long the client waits, and for how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +121,7 @@ impl Client {
         )
     }
 
-    /// `POST` of a JSON document, for another.
+    /// `POST` of a JSON document, for another; `()` sends none.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -151,8 +130,11 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        let body =
+        let mut body =
             serde_json::to_vec(body).map_err(|error| ClientError::Request(error.to_string()))?;
+        if body == b"null" {
+            body.clear();
+        }
         json(&self.call(Method::POST, path, Some(body.into())).await?)
     }
 

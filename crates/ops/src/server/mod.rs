@@ -200,8 +200,11 @@ impl OpsServer {
     }
 
     /// Serves until the token of `tasks` is cancelled, then drains within [`OpsConfig::drain`] and returns what had to
-    /// be cut. Runs on the node's main runtime; the listening thread and all requests belong to `tasks`, which should
-    /// be drained with a deadline above [`OpsConfig::drain`]. Dropped early, it stops at once.
+    /// be cut. Runs on the node's main runtime; the listening thread and all requests belong to `tasks`.
+    ///
+    /// Give the server a supervisor of its own and drain it last, with a deadline above [`OpsConfig::drain`]: health
+    /// is then told to the end. That the rest of the node is stopping before that is told by a latch of the node.
+    /// Dropped early, it stops at once.
     ///
     /// # Errors
     /// [`OpsError::Resources`] if the system has no thread or runtime to give.
