@@ -242,6 +242,45 @@ fn a_port_that_is_taken_is_pointed_at() {
     ");
 }
 
+/// A file of the largest size on one line, wrong in as many places as fit: bounded work, bounded answer.
+#[test]
+fn a_file_made_to_be_slow_is_given_up_soon() {
+    let many = |item: &str, count: usize| vec![item; count].join(", ");
+    let wide = format!("{HEAD}spec: {{topics: [{}]}}\n", many("\"a b\"", 5_000));
+    assert!(codes_of(&load(&wide, BACKENDS)).contains(&"E0008"));
+    let unknown: Vec<_> = (0..900).map(|n| format!("helthChek{n}: 1")).collect();
+    let unknown = format!(
+        "{HEAD}spec: {{{}}}\n{}",
+        unknown.join(", "),
+        "#".repeat(900_000)
+    );
+    let problems = load(&unknown, BACKENDS).expect_err("nothing in it is known");
+    assert!((200..=300).contains(&problems.len()), "{}", problems.len());
+    let nested = format!("{}{}", "&a [".repeat(60), "]".repeat(60));
+    let nested = format!("{HEAD}spec: {{topics: {nested}, pools: {nested}}}\n");
+    assert!(load(&nested, BACKENDS).is_err());
+    let rows = format!("[{}]", many("x", 900));
+    let rows: Vec<_> = (0..40).map(|n| format!("&r{n} {rows}")).collect();
+    let anchored = format!("{HEAD}spec: {{topics: [{}]}}\n", rows.join(", "));
+    assert_eq!(codes_of(&load(&anchored, BACKENDS)), ["E0008"]);
+}
+
+#[test]
+fn a_nul_character_is_refused_wherever_a_text_stands() {
+    let spec =
+        "spec:\n  handler: [cat, \"a\\0b\"]\n  environment:\n    - {name: A, value: \"\\0\"}\n";
+    let problems = load(&format!("{HEAD}{spec}"), BACKENDS).expect_err("two of them");
+    assert_eq!(
+        problems.to_string().matches("must not hold a NUL").count(),
+        2,
+        "{problems}"
+    );
+    let from_env =
+        "spec:\n  handler: cat\n  environment:\n    - {name: A, from: env, envKey: CANARY}\n";
+    let loaded = load_with(&format!("{HEAD}{from_env}"), BACKENDS, "a\0b", "x");
+    assert_eq!(codes_of(&loaded), ["E0207"]);
+}
+
 // --- Secrets ---------------------------------------------------------------------------------
 
 const SECRETS: &str = "spec:

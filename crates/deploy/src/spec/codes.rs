@@ -102,7 +102,7 @@ codes! {
         "The file holds no YAML, or comments only.",
         "Write a manifest; `volary init` makes one to begin with.";
     LIMIT = "E0008" "YAML beyond its limits",
-        "The document nests deeper than 64 levels, or has more than 50,000 nodes once its aliases are put in. Small files that unfold to huge ones are an attack.",
+        "The document nests deeper than 64 levels, has more than 50,000 nodes once its aliases are put in, or more than 1,000 entries in one list or mapping. Small files that unfold to huge ones are an attack.",
         "Write the values out, or nest less.";
     YAML_FEATURE = "E0009" "YAML feature that manifests do not use",
         "Merge keys (`<<`), tags (`!x`), keys that are not text and aliases without an anchor are refused: tools disagree about what they mean.",

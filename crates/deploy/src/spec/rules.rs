@@ -243,7 +243,6 @@ fn target(text: &str) -> Result<(), Bad> {
 fn path(text: &str) -> Result<(), Bad> {
     match text {
         "" => bad("must be a path, found nothing"),
-        _ if text.contains('\0') => bad("must be a path, found a NUL character"),
         _ => Ok(()),
     }
 }

@@ -96,6 +96,7 @@ pub(crate) fn check(
     problems: &mut Problems,
 ) {
     let mut check = Check {
+        found: 0,
         file,
         root: table,
         problems,
@@ -111,7 +112,11 @@ pub(crate) fn check(
     }
 }
 
+/// Most problems that the shape of one file gives; with more it is not a manifest, and each costs time.
+const MAX_PROBLEMS: usize = 200;
+
 struct Check<'a> {
+    found: usize,
     file: &'a SourceFile,
     root: &'static Table,
     problems: &'a mut Problems,
@@ -119,6 +124,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn push(&mut self, problem: Problem) {
+        self.found += 1;
         self.problems.push(problem);
     }
 
@@ -128,7 +134,7 @@ impl Check<'_> {
     }
 
     fn node(&mut self, node: &Node, shape: &'static Shape, path: &str, key: Span) {
-        if matches!(node.value, Value::Broken) {
+        if matches!(node.value, Value::Broken) || self.found >= MAX_PROBLEMS {
             return;
         }
         if matches!(node.value, Value::Null) && !matches!(shape, Shape::Any) {
@@ -184,6 +190,16 @@ impl Check<'_> {
     }
 
     fn text(&mut self, node: &Node, rule: &'static Rule, text: &str, plain: bool, path: &str) {
+        if text.contains('\0') {
+            let message = format!("`{path}` must not hold a NUL character");
+            self.push(Problem::at(
+                &codes::WRONG_TYPE,
+                self.file,
+                node.span,
+                message,
+            ));
+            return;
+        }
         if plain && !rule.scalar && node.kind() != "text" && (rule.check)(text).is_err() {
             self.wrong_type(node, path, rule.expects, None);
             return;
@@ -317,6 +333,9 @@ impl Check<'_> {
     }
 
     fn unknown(&mut self, key: &Key, table: &'static Table, path: &str) {
+        if self.found >= MAX_PROBLEMS {
+            return;
+        }
         let message = format!("unknown key `{}` in {}", clip(&key.text), place(path));
         let problem = Problem::at(&codes::UNKNOWN_KEY, self.file, key.span, message);
         self.push(problem.hint(self.advise(&key.text, table)));

@@ -41,8 +41,9 @@ impl fmt::Debug for Place {
     }
 }
 
-/// Longest piece of a line that is shown, in characters: one line of a wide terminal.
-const SNIPPET_WIDTH: usize = 120;
+/// Most of a line that is shown before a place, and from it on, in characters: together a wide terminal.
+const SHOWN_BEFORE: usize = 60;
+const SHOWN_AFTER: usize = 60;
 
 impl SourceFile {
     /// The folder that relative paths of this manifest start at.
@@ -50,36 +51,30 @@ impl SourceFile {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
-    /// The line of `span`, cut to a width, and where the caret goes: `(text, characters before it, its width)`.
+    /// The line of `span`, cut to a width, and where the mark goes: `(text, characters before it, its width)`.
+    ///
+    /// It looks at no more of the text than it shows: a line may be as long as the file.
     pub fn excerpt(&self, span: Span) -> (String, usize, usize) {
         let start = floor_boundary(&self.text, span.start);
-        let end = floor_boundary(&self.text, span.end.max(start));
-        let line_start = self.text[..start].rfind(is_break).map_or(0, |at| at + 1);
-        let line_end = self.text[start..]
-            .find(is_break)
-            .map_or(self.text.len(), |at| start + at);
-        let before = self.text[line_start..start].chars().count();
-        let width = self.text[start..end.clamp(start, line_end)]
-            .trim_end()
+        let end = floor_boundary(&self.text, span.end).max(start);
+        let back = self.text[..start]
             .chars()
-            .count()
-            .max(1);
-        let skipped = before.saturating_sub(SNIPPET_WIDTH / 2);
-        let line: Vec<char> = self.text[line_start..line_end]
-            .chars()
-            .skip(skipped)
+            .rev()
+            .take(SHOWN_BEFORE)
+            .take_while(|c| !is_break(*c));
+        let mut shown: Vec<char> = back.collect();
+        shown.reverse();
+        let before = shown.len();
+        let ahead = self.text[start..].char_indices().take(SHOWN_AFTER);
+        let ahead: Vec<_> = ahead.take_while(|(_, c)| !is_break(*c)).collect();
+        let marked = ahead.iter().take_while(|(at, _)| start + at < end);
+        let marked: String = marked.map(|(_, c)| *c).collect();
+        shown.extend(ahead.iter().map(|(_, c)| *c));
+        let text = shown
+            .into_iter()
+            .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
-        let shown: String = line
-            .iter()
-            .take(SNIPPET_WIDTH)
-            .map(|c| if c.is_control() { ' ' } else { *c })
-            .collect();
-        let before = before - skipped;
-        (
-            shown,
-            before,
-            width.min(SNIPPET_WIDTH.saturating_sub(before).max(1)),
-        )
+        (text, before, marked.trim_end().chars().count().max(1))
     }
 }
 

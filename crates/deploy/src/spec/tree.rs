@@ -19,6 +19,9 @@ const MAX_DEPTH: usize = 64;
 /// Most nodes, aliases put in: a fleet of a hundred long agents has about a tenth.
 const MAX_NODES: usize = 50_000;
 
+/// Most items of one list and keys of one mapping: what a person writes is far shorter, and checks may look at pairs.
+const MAX_ENTRIES: usize = 1000;
+
 /// A value and where it stands.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
@@ -310,16 +313,7 @@ impl Builder<'_> {
             );
             return Err(GiveUp);
         };
-        self.nodes += node.size();
-        if self.nodes > MAX_NODES {
-            self.push(
-                &codes::LIMIT,
-                span,
-                format!("more than {MAX_NODES} nodes once aliases are put in"),
-                "",
-            );
-            return Err(GiveUp);
-        }
+        self.grow(node.size(), span)?;
         self.add(node, 0)
     }
 
@@ -338,19 +332,28 @@ impl Builder<'_> {
         self.add(Node { span, value }, open.anchor)
     }
 
+    /// Counts nodes against the limit.
+    fn grow(&mut self, nodes: usize, span: Span) -> Result<(), GiveUp> {
+        self.nodes += nodes;
+        let entries = self.open.last().map_or(0, |open| match &open.items {
+            Items::List(items) => items.len(),
+            Items::Map { entries, .. } => entries.len(),
+        });
+        let message = match (self.nodes > MAX_NODES, entries >= MAX_ENTRIES) {
+            (true, _) => format!("more than {MAX_NODES} nodes once aliases are put in"),
+            (_, true) => format!("more than {MAX_ENTRIES} entries in one list or mapping"),
+            _ => return Ok(()),
+        };
+        self.push(&codes::LIMIT, span, message, "");
+        Err(GiveUp)
+    }
+
     /// Puts a finished node where it belongs: as the root, an item, a key or a value.
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), GiveUp> {
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            self.push(
-                &codes::LIMIT,
-                node.span,
-                format!("more than {MAX_NODES} nodes"),
-                "",
-            );
-            return Err(GiveUp);
-        }
+        self.grow(1, node.span)?;
         if anchor != 0 {
+            // What an anchor holds is kept twice.
+            self.grow(node.size(), node.span)?;
             self.anchors.insert(anchor, node.clone());
         }
         let pending = match self.open.last_mut().map(|open| &mut open.items) {

@@ -112,7 +112,15 @@ pub(super) fn program(view: View<'_>, cx: &mut Cx<'_>) -> Option<Vec<String>> {
     if first.contains('/') {
         let path = cx.resolve(first);
         check_file(&path, first, span, cx);
-        *first = path.to_string_lossy().into_owned();
+        let Some(text) = path.to_str() else {
+            cx.report(
+                &codes::BAD_PATH,
+                span,
+                "the program's folder has a name that is not UTF-8",
+            );
+            return None;
+        };
+        *first = text.to_owned();
     } else {
         check_search_path(first, span, cx);
     }

@@ -155,16 +155,25 @@ fn value(item: View<'_>, name: &str, config: View<'_>, cx: &mut Cx<'_>) -> Optio
             );
         }
     }
-    match from.text() {
-        None => value
-            .text()
-            .map(|text| literal(name, text, value.span(), cx)),
-        Some("env") => from_env(item, name, cx),
-        Some("secret") => from_secret(item, name, cx).map(EnvValue::Secret),
-        Some("config") => from_config(item, name, config, cx),
-        Some("configmap") => from_configmap(item, name, cx),
-        Some(_) => from_file(item.get("path"), item, cx).map(EnvValue::Plain),
+    let found = match from.text() {
+        None => literal(name, value.text()?, value.span(), cx),
+        Some("env") => from_env(item, name, cx)?,
+        Some("secret") => EnvValue::Secret(from_secret(item, name, cx)?),
+        Some("config") => from_config(item, name, config, cx)?,
+        Some("configmap") => from_configmap(item, name, cx)?,
+        Some(_) => EnvValue::Plain(from_file(item.get("path"), item, cx)?),
+    };
+    fits_variable(name, found.expose(), item.get("name").span(), cx).then_some(found)
+}
+
+/// Whether the system can hand the value over; else it is reported.
+pub(super) fn fits_variable(name: &str, value: &str, span: Span, cx: &mut Cx<'_>) -> bool {
+    let fits = !value.contains('\0');
+    if !fits {
+        let message = format!("the value of {name} holds a NUL character, which no variable can");
+        cx.report(&codes::BAD_VARIABLE, span, message);
     }
+    fits
 }
 
 fn literal(name: &str, text: &str, span: Span, cx: &mut Cx<'_>) -> EnvValue {

@@ -9,7 +9,7 @@ use crate::spec::{
     view::View,
 };
 
-use super::environment::{env_secret, from_file, reserved, variable_of};
+use super::environment::{env_secret, fits_variable, from_file, reserved, variable_of};
 
 impl SecretTarget {
     /// The variable that holds the file's path, or the secret itself.
@@ -59,7 +59,11 @@ pub(super) fn read(list: View<'_>, cx: &mut Cx<'_>) -> Vec<SecretSpec> {
                 "without `as: env` it is a file whose path is in {variable}_FILE"
             )));
         }
-        if let Some(value) = secret_value(item, &name, cx) {
+        let Some(value) = secret_value(item, &name, cx) else {
+            continue;
+        };
+        let as_file = matches!(target, SecretTarget::File { .. });
+        if as_file || fits_variable(&name, value.expose(), span, cx) {
             secrets.push(SecretSpec {
                 name,
                 value,
