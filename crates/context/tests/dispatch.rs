@@ -176,19 +176,19 @@ impl Node {
 
     /// Waits until the journal tells of as many changes.
     async fn until_changes(&self, count: usize) -> Vec<(String, String)> {
-        let deadline = std::pin::pin!(volary_kernel::clock::sleep(PATIENCE));
         let mut head = self.store.head();
-        tokio::select! {
-            () = deadline => panic!("only {:?}", self.changes().await),
-            changes = async {
-                loop {
-                    let changes = self.changes().await;
-                    if changes.len() >= count {
-                        return changes;
-                    }
-                    head.changed().await.unwrap();
+        let told = volary_kernel::clock::timeout(PATIENCE, async {
+            loop {
+                let changes = self.changes().await;
+                if changes.len() >= count {
+                    return changes;
                 }
-            } => changes,
+                head.changed().await.unwrap();
+            }
+        });
+        match told.await {
+            Ok(changes) => changes,
+            Err(_) => panic!("only {:?}", self.changes().await),
         }
     }
 

@@ -17,7 +17,6 @@ const KEY: &str = "key.pk8";
 
 /// Not a test by itself: what the process does that is killed. Run by name, with a directory in the environment.
 #[test]
-#[ignore = "run by the tests here as a process of its own"]
 #[expect(
     clippy::disallowed_methods,
     reason = "the only way to tell this process what to do"
@@ -59,7 +58,6 @@ fn writes_until_it_is_killed() {
 fn start(directory: &std::path::Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args([
-            "--ignored",
             "--exact",
             "crash::writes_until_it_is_killed",
             "--nocapture",

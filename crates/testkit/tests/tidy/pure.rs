@@ -5,10 +5,14 @@ use crate::tree::{Finding, Tree};
 
 /// The modules that decide and do not act, as files.
 const PURE: &[&str] = &[
+    "crates/context/src/dispatch/delivery.rs",
+    "crates/context/src/dispatch/waiting.rs",
     "crates/context/src/files/settle.rs",
     "crates/context/src/files/table.rs",
     "crates/context/src/path.rs",
     "crates/context/src/pattern.rs",
+    "crates/context/src/subscription/index.rs",
+    "crates/context/src/subscription/predicate.rs",
     "crates/deploy/src/backend/process/alias.rs",
     "crates/deploy/src/backend/process/wire.rs",
     "crates/deploy/src/log/line.rs",
