@@ -186,8 +186,22 @@ impl Uid {
     /// Its first 60 bits are the time in steps of a quarter of a microsecond (RFC 9562, method 3), or one step more than
     /// those of the last id where the clock stood still or went back; the rest is random.
     pub fn generate() -> Self {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let now = uid_steps(SystemClock.wall());
+        Self::after_last(uid_steps(SystemClock.wall()))
+    }
+
+    /// As [`Uid::generate`], for a caller that has just read the clock: `now` is used if it is near the last id's time,
+    /// so that a wrong `now` can not lead later ids astray.
+    pub fn generate_near(now: Timestamp) -> Self {
+        let steps = uid_steps(now);
+        let near = LAST.load(Ordering::Relaxed).abs_diff(steps) < NEAR_STEPS;
+        if near {
+            Self::after_last(steps)
+        } else {
+            Self::generate()
+        }
+    }
+
+    fn after_last(now: u64) -> Self {
         let after = |last: u64| now.max(last + 1);
         let last = LAST
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
@@ -211,6 +225,11 @@ impl Uid {
         Self(uuid::Uuid::from_bytes(bytes))
     }
 }
+
+/// The time steps of the last id of this process.
+static LAST: AtomicU64 = AtomicU64::new(0);
+/// One second in time steps of an id.
+const NEAR_STEPS: u64 = 1000 << 12;
 
 /// Milliseconds since the epoch in 48 bits, then 12 bits of the part below.
 fn uid_steps(now: Timestamp) -> u64 {
@@ -364,6 +383,23 @@ mod tests {
         assert!(
             (before..=after + 10).contains(&made),
             "{before} {made} {after}"
+        );
+    }
+
+    #[test]
+    fn an_id_near_a_reading_keeps_the_order_whatever_the_reading_says() {
+        let mut last = Uid::generate();
+        let now = SystemClock.wall();
+        let wrong = [0, i64::MIN, i64::MAX].map(Timestamp::from_micros);
+        for reading in wrong.into_iter().chain([now, now, now]) {
+            let next = Uid::generate_near(reading);
+            assert!(next > last);
+            last = next;
+        }
+        let far = Timestamp::from_micros(now.as_micros() + 60_000_000);
+        assert!(
+            last < Uid::after_last(uid_steps(far)),
+            "it did not run ahead"
         );
     }
 

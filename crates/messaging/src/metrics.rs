@@ -25,18 +25,24 @@ impl AdmissionCounters {
     }
 
     pub(crate) fn count(&self, admission: &Admission) {
-        let label = admission.label();
-        if let Some(index) = Admission::LABELS.iter().position(|known| *known == label) {
-            self.0[index].inc();
-        }
+        self.0[admission.index()].inc();
     }
 }
 
-/// What hooks did: `hook_outcomes{hook, stage, outcome}`.
+/// Messages that all hooks of a chain passed on: `hooks_passed{stage}`.
+pub(crate) fn hooks_passed(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "hooks_passed",
+        "Messages that every hook passed on",
+        &["stage"],
+    )
+}
+
+/// What hooks did other than passing on: `hook_outcomes{hook, stage, outcome}`.
 pub(crate) fn hook_outcomes(metrics: &Metrics) -> CounterFamily {
     metrics.counter_family(
         "hook_outcomes",
-        "What hooks did with messages",
+        "Messages that a hook dropped, refused or failed at",
         &["hook", "stage", "outcome"],
     )
 }

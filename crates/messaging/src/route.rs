@@ -42,7 +42,46 @@ impl<T> Default for RoutingTable<T> {
 /// Targets of one message; one is the common case.
 pub(crate) type Targets<T> = SmallVec<[T; 1]>;
 
+/// Whom a message is for, when that needs no list.
+pub(crate) enum Found<'a, T> {
+    Nobody,
+    One(&'a T),
+    Several,
+}
+
 impl<T: Clone> RoutingTable<T> {
+    /// The routes of a tenant. A fleet of one tenant is common and needs no hashing.
+    fn routes(&self, tenant: &Tenant) -> Option<&Routes<T>> {
+        if self.tenants.len() == 1 {
+            return self
+                .tenants
+                .iter()
+                .find(|(only, _)| *only == tenant)
+                .map(|(_, routes)| routes);
+        }
+        self.tenants.get(tenant)
+    }
+
+    /// Whom `message` is for, if that is at most one.
+    pub(crate) fn find(&self, message: &Message) -> Found<'_, T> {
+        let Some(routes) = self.routes(message.tenant()) else {
+            return Found::Nobody;
+        };
+        match message.audience() {
+            Audience::Agent(name) => routes
+                .agents
+                .get(name)
+                .map_or(Found::Nobody, |(target, _)| Found::One(target)),
+            Audience::Topics([one]) => match routes.topics.get(one).map(Vec::as_slice) {
+                None => Found::Nobody,
+                Some([(name, target)]) if name != message.sender().name() => Found::One(target),
+                Some([_]) => Found::Nobody,
+                Some(_) => Found::Several,
+            },
+            Audience::Everyone | Audience::Topics(_) => Found::Several,
+        }
+    }
+
     /// Adds a target; `false`, and no change, if the name is taken.
     pub(crate) fn insert(
         &mut self,
@@ -107,7 +146,7 @@ impl<T: Clone> RoutingTable<T> {
 
     /// Everybody whom `message` is for, once each.
     pub(crate) fn targets(&self, message: &Message) -> Targets<T> {
-        let Some(routes) = self.tenants.get(message.tenant()) else {
+        let Some(routes) = self.routes(message.tenant()) else {
             return Targets::new();
         };
         let sender = message.sender().name();
@@ -184,6 +223,36 @@ mod tests {
             .unwrap();
         assert_eq!(sorted(table().targets(&both)), ["a", "b"]);
         assert!(table().targets(&message("x", "nobody", "")).is_empty());
+    }
+
+    #[test]
+    fn finding_one_agrees_with_listing_all() {
+        let table = table();
+        let to = |to: &str| {
+            Message::builder(sender("c"))
+                .to(name(to))
+                .build(NOW)
+                .unwrap()
+        };
+        let messages = [
+            message("x", "t", ""),
+            message("x", "u", ""),
+            message("a", "u", ""),
+            message("x", "nobody", ""),
+            to("c"),
+            to("nobody"),
+            Message::builder(sender("c"))
+                .broadcast()
+                .build(NOW)
+                .unwrap(),
+        ];
+        for message in messages {
+            match (table.find(&message), &table.targets(&message)[..]) {
+                (Found::Nobody, []) | (Found::Several, _) => {}
+                (Found::One(found), [listed]) => assert_eq!(found, listed),
+                (_, listed) => panic!("{message:?}: {listed:?}"),
+            }
+        }
     }
 
     #[test]

@@ -555,7 +555,10 @@ async fn remembered_ids_are_bounded_and_what_is_forgotten_is_counted() {
         3
     );
     let text = world.metrics.encode_text();
-    assert!(text.contains("volary_message_ids_forgotten_total 2"), "{text}");
+    assert!(
+        text.contains("volary_message_ids_forgotten_total 2"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

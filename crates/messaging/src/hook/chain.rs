@@ -1,6 +1,7 @@
 //! Running hooks in order: bounded in time, panics contained, every outcome counted.
 
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -37,6 +38,8 @@ pub enum Verdict {
 pub struct HookChain {
     hooks: Arc<[Registered]>,
     timeout: Duration,
+    /// Messages that all hooks passed on, by stage.
+    passed: [Counter; 2],
 }
 
 struct Registered {
@@ -45,8 +48,8 @@ struct Registered {
     post_receive: Outcomes,
 }
 
+/// What a hook did other than passing messages on.
 struct Outcomes {
-    passed: Counter,
     dropped: Counter,
     refused: Counter,
     failed: Counter,
@@ -57,12 +60,18 @@ impl Outcomes {
         let family = metrics::hook_outcomes(metrics);
         let of = |outcome| family.with(&[hook, stage.as_str(), outcome]);
         Self {
-            passed: of("passed"),
             dropped: of("dropped"),
             refused: of("refused"),
             failed: of("failed"),
         }
     }
+}
+
+/// How far the hooks that decide on the spot got.
+enum Progress<'a> {
+    Ended(Verdict),
+    /// The hook at this place decides later.
+    Waits(usize, Pending<'a>),
 }
 
 impl std::fmt::Debug for HookChain {
@@ -79,9 +88,12 @@ impl HookChain {
             post_receive: Outcomes::new(metrics, hook.name(), Stage::PostReceive),
             hook,
         };
+        let passed = metrics::hooks_passed(metrics);
         Self {
             hooks: hooks.into_iter().map(register).collect(),
             timeout: DEFAULT_HOOK_TIMEOUT,
+            passed: [Stage::PreSend, Stage::PostReceive]
+                .map(|stage| passed.with(&[stage.as_str()])),
         }
     }
 
@@ -103,18 +115,70 @@ impl HookChain {
     }
 
     /// Runs `message` through all hooks of a stage. Cancel-safe if the hooks are.
-    pub async fn run(&self, mut message: Message, context: HookContext<'_>) -> Verdict {
-        for registered in self.hooks.iter() {
-            let decided = match registered.call(message, context) {
-                Step::Done(decided) => decided,
-                Step::Wait(pending) => self.wait(pending).await,
-            };
-            match registered.settle(decided, context) {
-                Verdict::Pass(next) => message = next,
+    #[inline]
+    pub async fn run(&self, message: Message, context: HookContext<'_>) -> Verdict {
+        let verdict = match self.run_ready(message, 0, context) {
+            Progress::Ended(verdict) => verdict,
+            Progress::Waits(index, pending) => {
+                Box::pin(self.run_waiting(index, pending, context)).await
+            }
+        };
+        if let Verdict::Pass(_) = verdict {
+            self.passed[usize::from(context.stage == Stage::PostReceive)].inc();
+        }
+        verdict
+    }
+
+    /// Runs the hooks from `first` on until one ends the message or wants to wait. Nothing is allocated.
+    fn run_ready<'a>(
+        &'a self,
+        message: Message,
+        first: usize,
+        context: HookContext<'a>,
+    ) -> Progress<'a> {
+        let at = Cell::new(first);
+        let run = || {
+            let mut message = message;
+            for (index, registered) in self.hooks.iter().enumerate().skip(first) {
+                at.set(index);
+                let step = match context.stage {
+                    Stage::PreSend => registered.hook.pre_send(message, context),
+                    Stage::PostReceive => registered.hook.post_receive(message, context),
+                };
+                match step {
+                    Step::Done(Ok(Outcome::Continue(next))) => message = next,
+                    Step::Done(decided) => {
+                        return Progress::Ended(registered.settle(decided, context));
+                    }
+                    Step::Wait(pending) => return Progress::Waits(index, pending),
+                }
+            }
+            Progress::Ended(Verdict::Pass(message))
+        };
+        // One net under all hooks; `at` says which of them fell.
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+            let error = HookError::Panicked(panic_text(&*panic).to_owned());
+            Progress::Ended(self.hooks[at.get()].settle(Err(error), context))
+        })
+    }
+
+    async fn run_waiting<'a>(
+        &'a self,
+        mut index: usize,
+        mut pending: Pending<'a>,
+        context: HookContext<'a>,
+    ) -> Verdict {
+        loop {
+            let decided = self.wait(pending).await;
+            let message = match self.hooks[index].settle(decided, context) {
+                Verdict::Pass(message) => message,
                 stop @ Verdict::Stop(_) => return stop,
+            };
+            match self.run_ready(message, index + 1, context) {
+                Progress::Ended(verdict) => return verdict,
+                Progress::Waits(next, later) => (index, pending) = (next, later),
             }
         }
-        Verdict::Pass(message)
     }
 
     async fn wait(&self, pending: Pending<'_>) -> Result<Outcome, HookError> {
@@ -127,26 +191,13 @@ impl HookChain {
 }
 
 impl Registered {
-    fn call<'a>(&'a self, message: Message, context: HookContext<'a>) -> Step<'a> {
-        let call = || match context.stage {
-            Stage::PreSend => self.hook.pre_send(message, context),
-            Stage::PostReceive => self.hook.post_receive(message, context),
-        };
-        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-            Step::Done(Err(HookError::Panicked(panic_text(&*panic).to_owned())))
-        })
-    }
-
     fn settle(&self, decided: Result<Outcome, HookError>, context: HookContext<'_>) -> Verdict {
         let counters = match context.stage {
             Stage::PreSend => &self.pre_send,
             Stage::PostReceive => &self.post_receive,
         };
         match decided {
-            Ok(Outcome::Continue(message)) => {
-                counters.passed.inc();
-                Verdict::Pass(message)
-            }
+            Ok(Outcome::Continue(message)) => Verdict::Pass(message),
             Ok(Outcome::Drop { reason }) => {
                 counters.dropped.inc();
                 Verdict::Stop(Admission::Dropped {
@@ -310,13 +361,12 @@ mod tests {
                 .with(&[hook, "pre_send", outcome])
                 .get()
         };
-        assert_eq!(
-            (
-                outcome("a", "passed"),
-                outcome("fail", "failed"),
-                outcome("fail", "passed")
-            ),
-            (1, 1, 0)
-        );
+        assert_eq!((outcome("a", "failed"), outcome("fail", "failed")), (0, 1));
+        let passed = || metrics::hooks_passed(&metrics).with(&["pre_send"]).get();
+        assert_eq!(passed(), 0);
+        HookChain::new(vec![good], &metrics)
+            .run(message("x", "t", ""), CONTEXT)
+            .await;
+        assert_eq!(passed(), 1);
     }
 }

@@ -99,6 +99,7 @@ struct Draft {
 }
 
 impl MessageBuilder {
+    #[inline]
     pub(super) fn new(sender: Sender) -> Self {
         let parts = Draft {
             sender,
@@ -161,18 +162,21 @@ impl MessageBuilder {
     }
 
     /// Keeps this id instead of making one: for a message that was given its id elsewhere.
+    #[inline]
     pub fn id(mut self, id: Uid) -> Self {
         self.id = Some(id);
         self
     }
 
     /// For this agent only.
+    #[inline]
     pub fn to(mut self, recipient: Name) -> Self {
         self.parts.recipient = Some(recipient);
         self
     }
 
     /// For the subscribers of `topic`, too. A repeat changes nothing.
+    #[inline]
     pub fn topic(mut self, topic: Topic) -> Self {
         if !self.parts.topics.contains(&topic) {
             self.parts.topics.push(topic);
@@ -181,36 +185,42 @@ impl MessageBuilder {
     }
 
     /// For every agent of the tenant but the sender.
+    #[inline]
     pub fn broadcast(mut self) -> Self {
         self.parts.broadcast = true;
         self
     }
 
     /// Belongs to this task.
+    #[inline]
     pub fn task(mut self, task: Uid) -> Self {
         self.parts.task_id = Some(task);
         self
     }
 
     /// Part of this request; without it a new trace begins.
+    #[inline]
     pub fn trace(mut self, trace: TraceId) -> Self {
         self.trace = Some(trace);
         self
     }
 
     /// Sent by this step of the trace.
+    #[inline]
     pub fn span(mut self, span: SpanId) -> Self {
         self.parts.span = Some(span);
         self
     }
 
     /// Worthless after this time.
+    #[inline]
     pub fn deadline(mut self, deadline: Timestamp) -> Self {
         self.parts.deadline = Some(deadline);
         self
     }
 
     /// How urgent; default [`Priority::NORMAL`].
+    #[inline]
     pub fn priority(mut self, priority: Priority) -> Self {
         self.parts.priority = priority;
         self
@@ -220,18 +230,21 @@ impl MessageBuilder {
     ///
     /// # Errors
     /// As [`Headers::set`].
+    #[inline]
     pub fn header(mut self, name: &str, value: &str) -> Result<Self, BuildError> {
         self.parts.headers.set(name, value)?;
         Ok(self)
     }
 
     /// Replaces all headers.
+    #[inline]
     pub fn headers(mut self, headers: Headers) -> Self {
         self.parts.headers = headers;
         self
     }
 
     /// The content.
+    #[inline]
     pub fn payload(mut self, payload: Payload) -> Self {
         self.parts.payload = payload;
         self
@@ -241,6 +254,7 @@ impl MessageBuilder {
     ///
     /// # Errors
     /// [`BuildError::PayloadTooLarge`].
+    #[inline]
     pub fn bytes(
         self,
         content_type: ContentType,
@@ -253,6 +267,7 @@ impl MessageBuilder {
     ///
     /// # Errors
     /// As [`Payload::json`].
+    #[inline]
     pub fn json(self, value: &(impl Serialize + ?Sized)) -> Result<Self, BuildError> {
         Ok(self.payload(Payload::json(value)?))
     }
@@ -261,6 +276,7 @@ impl MessageBuilder {
     ///
     /// # Errors
     /// [`BuildError::NoAddress`], [`BuildError::Topics`], [`BuildError::Deadline`].
+    #[inline]
     pub fn build(self, now: Timestamp) -> Result<Message, BuildError> {
         let Draft {
             sender,
@@ -286,7 +302,7 @@ impl MessageBuilder {
         if let Some(deadline) = deadline.filter(|deadline| *deadline <= sent_at) {
             return Err(BuildError::Deadline { deadline, sent_at });
         }
-        let id = self.id.unwrap_or_else(Uid::generate);
+        let id = self.id.unwrap_or_else(|| Uid::generate_near(now));
         let trace = self.trace.unwrap_or_else(TraceId::generate);
         Ok(Message::from_parts(Parts {
             id,

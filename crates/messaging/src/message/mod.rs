@@ -50,16 +50,19 @@ impl Sender {
     }
 
     /// Fingerprint of the key that speaks for the sender.
+    #[inline]
     pub fn id(&self) -> AgentId {
         self.0.id
     }
 
     /// The agent's name.
+    #[inline]
     pub fn name(&self) -> &Name {
         &self.0.name
     }
 
     /// The tenant the sender belongs to, and so the message.
+    #[inline]
     pub fn tenant(&self) -> &Tenant {
         &self.0.tenant
     }
@@ -137,6 +140,7 @@ pub(crate) struct Parts {
 
 impl Message {
     /// Starts a message from `sender`.
+    #[inline]
     pub fn builder(sender: Sender) -> MessageBuilder {
         MessageBuilder::new(sender)
     }
@@ -146,36 +150,43 @@ impl Message {
         MessageBuilder::from_parts((*self.0).clone())
     }
 
+    #[inline]
     pub(crate) fn from_parts(parts: Parts) -> Self {
         Self(Arc::new(parts))
     }
 
     /// Unique id, ordered by time of making.
+    #[inline]
     pub fn id(&self) -> Uid {
         self.0.id
     }
 
     /// Who sent it.
+    #[inline]
     pub fn sender(&self) -> &Sender {
         &self.0.sender
     }
 
     /// On whose behalf: the sender's tenant.
+    #[inline]
     pub fn tenant(&self) -> &Tenant {
         self.0.sender.tenant()
     }
 
     /// The one agent it is for, if any.
+    #[inline]
     pub fn recipient(&self) -> Option<&Name> {
         self.0.recipient.as_ref()
     }
 
     /// Its topics, in the sender's order, without repeats.
+    #[inline]
     pub fn topics(&self) -> &[Topic] {
         &self.0.topics
     }
 
     /// Whom it is for.
+    #[inline]
     pub fn audience(&self) -> Audience<'_> {
         match &self.0.recipient {
             Some(name) => Audience::Agent(name),
@@ -190,6 +201,7 @@ impl Message {
     }
 
     /// The request it is part of.
+    #[inline]
     pub fn trace(&self) -> TraceId {
         self.0.trace
     }
@@ -200,36 +212,43 @@ impl Message {
     }
 
     /// When the sender's node made it (wall clock).
+    #[inline]
     pub fn sent_at(&self) -> Timestamp {
         self.0.sent_at
     }
 
     /// After this time nobody wants it any more; it then ends `DeadlineExceeded`.
+    #[inline]
     pub fn deadline(&self) -> Option<Timestamp> {
         self.0.deadline
     }
 
     /// How urgent it is.
+    #[inline]
     pub fn priority(&self) -> Priority {
         self.0.priority
     }
 
     /// Small labels.
+    #[inline]
     pub fn headers(&self) -> &Headers {
         &self.0.headers
     }
 
     /// The content.
+    #[inline]
     pub fn payload(&self) -> &Payload {
         &self.0.payload
     }
 
     /// Bytes of the payload.
+    #[inline]
     pub fn body(&self) -> &Bytes {
         self.0.payload.bytes()
     }
 
     /// Bytes this message holds in memory, nearly: what a bounded inbox counts.
+    #[inline]
     pub fn weight(&self) -> usize {
         std::mem::size_of::<Parts>() + self.0.headers.bytes() + self.0.payload.bytes().len()
     }
@@ -261,6 +280,7 @@ impl fmt::Debug for Message {
 }
 
 impl volary_kernel::queue::Weigh for Message {
+    #[inline]
     fn weight(&self) -> usize {
         Self::weight(self)
     }

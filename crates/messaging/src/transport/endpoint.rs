@@ -1,6 +1,6 @@
 //! The receiving end of a transport.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use volary_kernel::{
     clock::SharedClock,
@@ -22,6 +22,8 @@ pub struct Endpoint {
     clock: SharedClock,
     expired: Counter,
     hooks: Option<Arc<HookChain>>,
+    /// Taken from the inbox and not yet looked at.
+    received: VecDeque<Message>,
     _registration: Registration,
 }
 
@@ -57,6 +59,7 @@ impl Endpoint {
             clock,
             expired,
             hooks: None,
+            received: VecDeque::new(),
             _registration: registration,
         }
     }
@@ -88,7 +91,10 @@ impl Endpoint {
     /// the message that was in the hook; otherwise cancel-safe.
     pub async fn recv(&mut self) -> Option<Message> {
         loop {
-            let message = self.inbox.recv().await?;
+            let message = match self.received.pop_front() {
+                Some(message) => message,
+                None => self.inbox.recv().await?,
+            };
             if let Some(message) = self.receive(message).await {
                 return Some(message);
             }
@@ -101,25 +107,28 @@ impl Endpoint {
     pub async fn recv_many(&mut self, into: &mut Vec<Message>, max: usize) -> usize {
         let before = into.len();
         while into.len() == before {
-            if self.inbox.recv_many(into, max).await == 0 {
+            if self.received.is_empty() && self.inbox.recv_many(into, max).await == 0 {
                 return 0;
             }
-            self.sift(into, before).await;
+            self.sift(into, before, max).await;
         }
         into.len() - before
     }
 
     /// Lets the messages from `start` on through hooks and deadline, and removes those that end here.
-    async fn sift(&self, messages: &mut Vec<Message>, start: usize) {
+    async fn sift(&mut self, messages: &mut Vec<Message>, start: usize, max: usize) {
+        let is_plain = |message: &Message| message.deadline().is_none();
         if self.hooks.is_none()
-            && messages[start..]
-                .iter()
-                .all(|message| message.deadline().is_none())
+            && messages[start..].iter().all(is_plain)
+            && self.received.is_empty()
         {
             return;
         }
-        let received: Vec<Message> = messages.drain(start..).collect();
-        for message in received {
+        // What is not looked at when this is dropped stays for the next call.
+        self.received.extend(messages.drain(start..));
+        while messages.len() - start < max.max(1)
+            && let Some(message) = self.received.pop_front()
+        {
             messages.extend(self.receive(message).await);
         }
     }

@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use volary_kernel::{
     clock::SharedClock,
     metric::{Counter, Metrics},
-    queue::{self, Admitted, Sender, Why},
+    queue::{self, Admitted, QueueConfig, Refused, Sender, WhenFull, Why},
 };
 
 use super::{Endpoint, EndpointError, EndpointSpec, Transport, endpoint::Registration};
@@ -17,7 +17,7 @@ use crate::{
     admission::{Admission, FULL_RETRY, Refusal},
     message::Message,
     metrics::{self, AdmissionCounters},
-    route::{RoutingTable, Targets},
+    route::{Found, RoutingTable, Targets},
 };
 
 /// The local bus. Clones share it.
@@ -36,7 +36,7 @@ struct Inner {
 struct Inbox {
     name: volary_kernel::id::Name,
     queue: Sender<Message>,
-    max_bytes: usize,
+    config: QueueConfig,
 }
 
 impl std::fmt::Debug for Local {
@@ -69,20 +69,17 @@ impl Local {
         if self.0.closed.load(Ordering::Acquire) {
             return Admission::Refused(Refusal::Closed);
         }
-        if message
-            .deadline()
-            .is_some_and(|deadline| deadline <= self.0.clock.wall())
-        {
+        let late = |deadline| deadline <= self.0.clock.wall();
+        if message.deadline().is_some_and(late) {
             return Admission::Refused(Refusal::Expired);
         }
-        let mut targets = self.0.routes.read().targets(&message);
-        match targets.pop() {
-            None => Admission::NoRoute,
-            Some(only) if targets.is_empty() => match self.0.put(&only, message).await {
-                Ok(()) => Admission::Delivered,
-                Err(admission) => admission,
+        match self.0.put_at_once(message) {
+            Attempt::Done(admission) => admission,
+            Attempt::Wait(inbox, message) => one(self.0.put(&inbox, message).await),
+            Attempt::Many(mut targets, message) => match targets.pop() {
+                Some(last) => self.deliver_to_many(targets, &last, message).await,
+                None => Admission::NoRoute,
             },
-            Some(last) => self.deliver_to_many(targets, &last, message).await,
         }
     }
 
@@ -131,10 +128,48 @@ fn summary(reached: usize, failed: Vec<Admission>) -> Admission {
     }
 }
 
+/// How far a delivery got without waiting.
+enum Attempt {
+    Done(Admission),
+    /// The only inbox is full and wants its senders to wait.
+    Wait(Arc<Inbox>, Message),
+    /// There are several inboxes.
+    Many(Targets<Arc<Inbox>>, Message),
+}
+
+fn one(put: Result<(), Admission>) -> Admission {
+    put.map_or_else(|refused| refused, |()| Admission::Delivered)
+}
+
 impl Inner {
+    /// The common case, one inbox with room, without sharing or waiting for anything.
+    fn put_at_once(&self, message: Message) -> Attempt {
+        let routes = self.routes.read();
+        let inbox = match routes.find(&message) {
+            Found::Nobody => return Attempt::Done(Admission::NoRoute),
+            Found::One(inbox) => inbox,
+            Found::Several => return Attempt::Many(routes.targets(&message), message),
+        };
+        match inbox.queue.try_send(message) {
+            Err(refused)
+                if refused.why == Why::Full && inbox.config.when_full == WhenFull::Block =>
+            {
+                Attempt::Wait(inbox.clone(), refused.item)
+            }
+            sent => Attempt::Done(one(self.answer(inbox, sent))),
+        }
+    }
+
     async fn put(&self, inbox: &Inbox, message: Message) -> Result<(), Admission> {
-        let found = message.weight();
-        match inbox.queue.send(message).await {
+        self.answer(inbox, inbox.queue.send(message).await)
+    }
+
+    fn answer(
+        &self,
+        inbox: &Inbox,
+        sent: Result<Admitted, Refused<Message>>,
+    ) -> Result<(), Admission> {
+        match sent {
             Ok(Admitted::Queued) => Ok(()),
             Ok(Admitted::DroppedOldest(count)) => {
                 self.overflowed.inc_by(count as u64);
@@ -150,8 +185,8 @@ impl Inner {
                     reason: "it is full and drops what is new".into(),
                 },
                 Why::TooLarge => Admission::Refused(Refusal::TooLarge {
-                    found,
-                    limit: inbox.max_bytes,
+                    found: refused.item.weight(),
+                    limit: inbox.config.max_bytes,
                 }),
                 // Its endpoint was dropped between routing and now.
                 Why::Closed => Admission::NoRoute,
@@ -178,7 +213,7 @@ impl Transport for Local {
         let target = Arc::new(Inbox {
             name: name.clone(),
             queue,
-            max_bytes: inbox.max_bytes,
+            config: inbox,
         });
         let mut routes = self.0.routes.write();
         if self.0.closed.load(Ordering::Acquire) {
