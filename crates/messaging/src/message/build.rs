@@ -1,5 +1,7 @@
 //! Building a message: every limit is checked here, once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Serialize;
 use smallvec::SmallVec;
@@ -75,154 +77,124 @@ pub enum BuildError {
 }
 
 /// Collects the fields of a message; [`MessageBuilder::build`] checks them together.
+///
+/// It holds the message to be, in its final place, so that building copies nothing.
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct MessageBuilder {
-    id: Option<Uid>,
-    trace: Option<TraceId>,
-    sent_at: Option<Timestamp>,
-    parts: Draft,
+    parts: Arc<Parts>,
+    has_id: bool,
+    has_trace: bool,
+    has_sent_at: bool,
 }
 
-#[derive(Debug, Clone)]
-struct Draft {
-    sender: Sender,
-    recipient: Option<Name>,
-    broadcast: bool,
-    topics: SmallVec<[Topic; 1]>,
-    task_id: Option<Uid>,
-    span: Option<SpanId>,
-    deadline: Option<Timestamp>,
-    priority: Priority,
-    headers: Headers,
-    payload: Payload,
-}
+/// Stands where [`MessageBuilder::build`] will put a trace.
+const NO_TRACE: TraceId = match TraceId::from_bytes([0xff; 16]) {
+    Some(trace) => trace,
+    None => panic!("not all zero"),
+};
 
 impl MessageBuilder {
     #[inline]
     pub(super) fn new(sender: Sender) -> Self {
-        let parts = Draft {
+        let parts = Parts {
+            id: Uid::from_bytes([0; 16]),
             sender,
             recipient: None,
             broadcast: false,
             topics: SmallVec::new(),
             task_id: None,
+            trace: NO_TRACE,
             span: None,
+            sent_at: Timestamp::default(),
             deadline: None,
             priority: Priority::NORMAL,
             headers: Headers::new(),
             payload: Payload::default(),
         };
         Self {
-            id: None,
-            trace: None,
-            sent_at: None,
-            parts,
+            parts: Arc::new(parts),
+            has_id: false,
+            has_trace: false,
+            has_sent_at: false,
         }
     }
 
-    pub(super) fn from_parts(parts: Parts) -> Self {
-        let Parts {
-            id,
-            sender,
-            recipient,
-            broadcast,
-            topics,
-            task_id,
-            trace,
-            ..
-        } = parts;
-        let Parts {
-            span,
-            sent_at,
-            deadline,
-            priority,
-            headers,
-            payload,
-            ..
-        } = parts;
-        let parts = Draft {
-            sender,
-            recipient,
-            broadcast,
-            topics,
-            task_id,
-            span,
-            deadline,
-            priority,
-            headers,
-            payload,
-        };
+    pub(super) fn from_parts(parts: Arc<Parts>) -> Self {
         Self {
-            id: Some(id),
-            trace: Some(trace),
-            sent_at: Some(sent_at),
             parts,
+            has_id: true,
+            has_trace: true,
+            has_sent_at: true,
         }
+    }
+
+    /// The parts to be changed; a copy of them if a message or another builder shares them.
+    #[inline]
+    fn parts(&mut self) -> &mut Parts {
+        Arc::make_mut(&mut self.parts)
     }
 
     /// Keeps this id instead of making one: for a message that was given its id elsewhere.
     #[inline]
     pub fn id(mut self, id: Uid) -> Self {
-        self.id = Some(id);
+        self.parts().id = id;
+        self.has_id = true;
         self
     }
 
     /// For this agent only.
     #[inline]
     pub fn to(mut self, recipient: Name) -> Self {
-        self.parts.recipient = Some(recipient);
+        self.parts().recipient = Some(recipient);
         self
     }
 
     /// For the subscribers of `topic`, too. A repeat changes nothing.
     #[inline]
     pub fn topic(mut self, topic: Topic) -> Self {
-        if !self.parts.topics.contains(&topic) {
-            self.parts.topics.push(topic);
+        let topics = &mut self.parts().topics;
+        if !topics.contains(&topic) {
+            topics.push(topic);
         }
         self
     }
 
     /// For every agent of the tenant but the sender.
-    #[inline]
     pub fn broadcast(mut self) -> Self {
-        self.parts.broadcast = true;
+        self.parts().broadcast = true;
         self
     }
 
     /// Belongs to this task.
-    #[inline]
     pub fn task(mut self, task: Uid) -> Self {
-        self.parts.task_id = Some(task);
+        self.parts().task_id = Some(task);
         self
     }
 
     /// Part of this request; without it a new trace begins.
     #[inline]
     pub fn trace(mut self, trace: TraceId) -> Self {
-        self.trace = Some(trace);
+        self.parts().trace = trace;
+        self.has_trace = true;
         self
     }
 
     /// Sent by this step of the trace.
-    #[inline]
     pub fn span(mut self, span: SpanId) -> Self {
-        self.parts.span = Some(span);
+        self.parts().span = Some(span);
         self
     }
 
     /// Worthless after this time.
-    #[inline]
     pub fn deadline(mut self, deadline: Timestamp) -> Self {
-        self.parts.deadline = Some(deadline);
+        self.parts().deadline = Some(deadline);
         self
     }
 
     /// How urgent; default [`Priority::NORMAL`].
-    #[inline]
     pub fn priority(mut self, priority: Priority) -> Self {
-        self.parts.priority = priority;
+        self.parts().priority = priority;
         self
     }
 
@@ -230,23 +202,21 @@ impl MessageBuilder {
     ///
     /// # Errors
     /// As [`Headers::set`].
-    #[inline]
     pub fn header(mut self, name: &str, value: &str) -> Result<Self, BuildError> {
-        self.parts.headers.set(name, value)?;
+        self.parts().headers.set(name, value)?;
         Ok(self)
     }
 
     /// Replaces all headers.
-    #[inline]
     pub fn headers(mut self, headers: Headers) -> Self {
-        self.parts.headers = headers;
+        self.parts().headers = headers;
         self
     }
 
     /// The content.
     #[inline]
     pub fn payload(mut self, payload: Payload) -> Self {
-        self.parts.payload = payload;
+        self.parts().payload = payload;
         self
     }
 
@@ -267,7 +237,6 @@ impl MessageBuilder {
     ///
     /// # Errors
     /// As [`Payload::json`].
-    #[inline]
     pub fn json(self, value: &(impl Serialize + ?Sized)) -> Result<Self, BuildError> {
         Ok(self.payload(Payload::json(value)?))
     }
@@ -277,48 +246,37 @@ impl MessageBuilder {
     /// # Errors
     /// [`BuildError::NoAddress`], [`BuildError::Topics`], [`BuildError::Deadline`].
     #[inline]
-    pub fn build(self, now: Timestamp) -> Result<Message, BuildError> {
-        let Draft {
-            sender,
-            recipient,
-            broadcast,
-            topics,
-            task_id,
-            span,
-            deadline,
-            priority,
-            headers,
-            payload,
-        } = self.parts;
-        if recipient.is_none() && topics.is_empty() && !broadcast {
-            return Err(BuildError::NoAddress);
+    pub fn build(mut self, now: Timestamp) -> Result<Message, BuildError> {
+        let (has_id, has_trace, has_sent_at) = (self.has_id, self.has_trace, self.has_sent_at);
+        if !(has_id && has_trace && has_sent_at) {
+            let parts = self.parts();
+            if !has_id {
+                parts.id = Uid::generate_near(now);
+            }
+            if !has_trace {
+                parts.trace = TraceId::generate();
+            }
+            if !has_sent_at {
+                parts.sent_at = now;
+            }
         }
-        if topics.len() > TOPICS_MAX {
-            return Err(BuildError::Topics {
-                found: topics.len(),
-            });
-        }
-        let sent_at = self.sent_at.unwrap_or(now);
-        if let Some(deadline) = deadline.filter(|deadline| *deadline <= sent_at) {
-            return Err(BuildError::Deadline { deadline, sent_at });
-        }
-        let id = self.id.unwrap_or_else(|| Uid::generate_near(now));
-        let trace = self.trace.unwrap_or_else(TraceId::generate);
-        Ok(Message::from_parts(Parts {
-            id,
-            sender,
-            recipient,
-            broadcast,
-            topics,
-            task_id,
-            trace,
-            span,
-            sent_at,
-            deadline,
-            priority,
-            headers,
-            payload,
-        }))
+        check(&self.parts)?;
+        Ok(Message(self.parts))
+    }
+}
+
+fn check(parts: &Parts) -> Result<(), BuildError> {
+    if parts.recipient.is_none() && parts.topics.is_empty() && !parts.broadcast {
+        return Err(BuildError::NoAddress);
+    }
+    let found = parts.topics.len();
+    if found > TOPICS_MAX {
+        return Err(BuildError::Topics { found });
+    }
+    let sent_at = parts.sent_at;
+    match parts.deadline {
+        Some(deadline) if deadline <= sent_at => Err(BuildError::Deadline { deadline, sent_at }),
+        _ => Ok(()),
     }
 }
 

@@ -147,7 +147,7 @@ impl Message {
 
     /// A builder that holds a copy of this message, id included: for hooks that change what they pass on.
     pub fn edit(&self) -> MessageBuilder {
-        MessageBuilder::from_parts((*self.0).clone())
+        MessageBuilder::from_parts(self.0.clone())
     }
 
     #[inline]
