@@ -6,13 +6,12 @@ use std::{
 };
 
 use super::{
-    codes,
+    check, codes,
     context::LoadOptions,
     files::{FILE_MAX, Found},
     hint::near,
     keys,
     problem::{Problem, Problems},
-    shape,
     source::{Place, SourceFile, Span},
     tree::{self, Node},
     view::View,
@@ -87,7 +86,7 @@ pub(crate) fn open(
         Kind::Agent => &keys::AGENT,
         Kind::Fleet => &keys::FLEET,
     };
-    shape::check(&file, &root, table, problems);
+    check::check(&file, &root, table, problems);
     Some(Document { file, root, kind })
 }
 

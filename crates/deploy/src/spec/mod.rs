@@ -12,7 +12,9 @@
 //! take and what they mean stand in one place, [`keys`]; the shape check, the hints and the JSON [`schema`] follow from
 //! it. Files are read in `files` alone, the environment through a closure that the program supplies.
 
+mod address;
 mod agent;
+mod check;
 pub mod codes;
 mod context;
 mod cross;

@@ -2,14 +2,13 @@
 //!
 //! The shape check asks a rule whether a text is right; afterwards reading it again cannot fail.
 
-use std::net::{IpAddr, SocketAddr};
-
 use volary_kernel::{
     id::Name,
     text::{parse_bytes, parse_duration},
 };
 
 use super::{
+    address::{self, parse_host_port, parse_url},
     codes::{self, CodeInfo},
     port::{parse_port, parse_short_port},
     quantity,
@@ -42,7 +41,7 @@ impl From<(String, Option<String>)> for Bad {
     }
 }
 
-fn bad<T>(message: impl Into<String>) -> Result<T, Bad> {
+pub(crate) fn bad<T>(message: impl Into<String>) -> Result<T, Bad> {
     Err(Bad {
         message: message.into(),
         hint: None,
@@ -95,14 +94,14 @@ rules! {
     PATH: "a path", BAD_PATH, false, "./data", path;
     GLOB: "a pattern", BAD_PATTERN, false, "**/*.md", glob;
     PAGE: "a page like notes:a.md", BAD_PATTERN, false, "notes:todo/a.md", page;
-    HEADER: "the value of a header", BAD_ADDRESS, true, "probe", header;
-    IP: "an IP address", BAD_ADDRESS, false, "8.8.8.8", ip;
-    HOST: "a host name or IP address", BAD_ADDRESS, false, "127.0.0.1", host;
-    HOST_RULE: "a host, `*.domain`, address or network", BAD_ADDRESS, false, "api.openai.com", host_rule;
-    BIND: "an address with a port", BAD_ADDRESS, false, "127.0.0.1:0", bind;
+    HEADER: "the value of a header", BAD_ADDRESS, true, "probe", address::header;
+    IP: "an IP address", BAD_ADDRESS, false, "8.8.8.8", address::ip;
+    HOST: "a host name or IP address", BAD_ADDRESS, false, "127.0.0.1", address::host;
+    HOST_RULE: "a host, `*.domain`, address or network", BAD_ADDRESS, false, "api.openai.com", address::host_rule;
+    BIND: "an address with a port", BAD_ADDRESS, false, "127.0.0.1:0", address::bind;
     URL: "a URL like http://127.0.0.1:8080/health", BAD_ADDRESS, false, "http://127.0.0.1:8080/health", |text| parse_url(text).map(drop);
     HOST_PORT: "a port or host:port", BAD_ADDRESS, true, "5432", |text| parse_host_port(text).map(drop);
-    URL_PATH: "a path beginning with /", BAD_ADDRESS, false, "/health", url_path;
+    URL_PATH: "a path beginning with /", BAD_ADDRESS, false, "/health", address::url_path;
     CAPABILITY: "a Linux capability", UNKNOWN_VALUE, false, "NET_BIND_SERVICE", |text| capability(text).map(drop);
 }
 
@@ -277,134 +276,12 @@ fn glob(text: &str) -> Result<(), Bad> {
 /// Longest glob, in bytes: as long as the longest path.
 const GLOB_MAX: usize = 4096;
 
-fn header(text: &str) -> Result<(), Bad> {
-    match text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-        true => Ok(()),
-        false => bad("must be one line of plain ASCII"),
-    }
-}
-
 /// `source:path`.
 fn page(text: &str) -> Result<(), Bad> {
     match text.split_once(':') {
         Some((source, path)) if Name::new(source).is_ok() && !path.is_empty() => Ok(()),
         _ => bad(format!("must be `source:path`, found `{}`", clip(text))),
     }
-}
-
-fn ip(text: &str) -> Result<(), Bad> {
-    match text.parse::<IpAddr>() {
-        Ok(_) => Ok(()),
-        Err(_) => bad(format!("must be an IP address, found `{}`", clip(text))),
-    }
-}
-
-fn host(text: &str) -> Result<(), Bad> {
-    let label = |part: &str| {
-        (1..=63).contains(&part.len())
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    };
-    if text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label)) {
-        return Ok(());
-    }
-    bad(format!(
-        "must be a host name or IP address, found `{}`",
-        clip(text)
-    ))
-}
-
-fn host_rule(text: &str) -> Result<(), Bad> {
-    let wrong = |hint: Option<String>| {
-        let message = format!(
-            "must be a host, `*.domain`, address or network, each with `:port` or not, found `{}`",
-            clip(text)
-        );
-        Err(Bad { message, hint })
-    };
-    if let Some((_, rest)) = text.split_once("://") {
-        let host = rest.split('/').next().unwrap_or_default();
-        return wrong(Some(format!("write the host alone: `{}`", clip(host))));
-    }
-    if text.parse::<IpAddr>().is_ok() {
-        return Ok(());
-    }
-    if let Some((address, bits)) = text.split_once('/') {
-        let max = address
-            .parse::<IpAddr>()
-            .map(|ip| if ip.is_ipv4() { 32 } else { 128 });
-        return match (max, bits.parse::<u8>()) {
-            (Ok(max), Ok(bits)) if bits <= max => Ok(()),
-            _ => wrong(None),
-        };
-    }
-    let (name, port) = text
-        .rsplit_once(':')
-        .map_or((text, None), |(name, port)| (name, Some(port)));
-    let name = name.strip_prefix("*.").unwrap_or(name);
-    match host(name).is_ok() && port.is_none_or(|port| parse_port(port).is_ok()) {
-        true => Ok(()),
-        false => wrong(None),
-    }
-}
-
-fn bind(text: &str) -> Result<(), Bad> {
-    match text.parse::<SocketAddr>() {
-        Ok(_) => Ok(()),
-        Err(_) => bad(format!(
-            "must be an IP address with a port like 127.0.0.1:0, found `{}`",
-            clip(text)
-        )),
-    }
-}
-
-fn url_path(text: &str) -> Result<(), Bad> {
-    match text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic()) {
-        true => Ok(()),
-        false => bad(format!(
-            "must be a path beginning with `/`, found `{}`",
-            clip(text)
-        )),
-    }
-}
-
-/// `http://host:port/path` as host, port and path.
-pub(crate) fn parse_url(text: &str) -> Result<(String, u16, String), Bad> {
-    let wrong = || {
-        bad(format!(
-            "must be a URL like http://127.0.0.1:8080/health, found `{}`",
-            clip(text)
-        ))
-    };
-    if text.starts_with("https://") {
-        return bad(
-            "must be plain http: probes go to the agent itself and do not check certificates",
-        );
-    }
-    let Some(rest) = text.strip_prefix("http://") else {
-        return wrong();
-    };
-    let (authority, tail) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    let (name, port) = match authority.rsplit_once(':') {
-        Some((name, port)) => (name, parse_port(port).map_err(Bad::from)?),
-        None => (authority, 80),
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    if host(name).is_err() || url_path(tail).is_err() {
-        return wrong();
-    }
-    Ok((name.to_owned(), port, tail.to_owned()))
-}
-
-/// `port` or `host:port`; the host is 127.0.0.1 if not given.
-pub(crate) fn parse_host_port(text: &str) -> Result<(String, u16), Bad> {
-    let (name, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    host(name)?;
-    Ok((name.to_owned(), parse_port(port)?))
 }
 
 /// Linux capabilities, without `CAP_`.

@@ -209,22 +209,7 @@ impl Builder<'_> {
         match event {
             Event::DocumentStart(..) => return self.begin_document(span),
             Event::Alias(id) => return self.alias(id, span),
-            Event::UnresolvedAlias(name) => {
-                let message = format!("alias `*{name}` has no anchor `&{name}` before it");
-                self.push(
-                    &codes::YAML_FEATURE,
-                    span,
-                    message,
-                    "to begin a value with `*`, put it in quotes",
-                );
-                return self.add(
-                    Node {
-                        span,
-                        value: Value::Broken,
-                    },
-                    0,
-                );
-            }
+            Event::UnresolvedAlias(name) => return self.lost_alias(&name, span),
             Event::Scalar(text, style, anchor, tag) => {
                 let text_tag = self.check_tag(tag.as_deref(), tag_at);
                 let plain = style == ScalarStyle::Plain && !text_tag;
@@ -271,6 +256,14 @@ impl Builder<'_> {
             return Err(GiveUp);
         }
         Ok(())
+    }
+
+    fn lost_alias(&mut self, name: &str, span: Span) -> Result<(), GiveUp> {
+        let message = format!("alias `*{name}` has no anchor `&{name}` before it");
+        let hint = "to begin a value with `*`, put it in quotes";
+        self.push(&codes::YAML_FEATURE, span, message, hint);
+        let value = Value::Broken;
+        self.add(Node { span, value }, 0)
     }
 
     fn begin_document(&mut self, span: Span) -> Result<(), GiveUp> {

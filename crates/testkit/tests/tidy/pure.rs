@@ -16,6 +16,8 @@ const PURE: &[&str] = &[
     "crates/deploy/src/backend/process/alias.rs",
     "crates/deploy/src/backend/process/wire.rs",
     "crates/deploy/src/log/line.rs",
+    "crates/deploy/src/spec/address.rs",
+    "crates/deploy/src/spec/check.rs",
     "crates/deploy/src/spec/cross.rs",
     "crates/deploy/src/spec/hint.rs",
     "crates/deploy/src/spec/order.rs",

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::spec::{
+    address::{parse_host_port, parse_url},
     codes,
     context::Cx,
     model::{HealthCheck, PortSpec, Probe, Protocol, defaults},
     port::parse_port,
-    rules::{parse_host_port, parse_url},
     source::Place,
     view::View,
 };

@@ -9,7 +9,7 @@ mod place;
 mod scaling;
 mod secrets;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use volary_kernel::{
     id::{Name, Tenant},
@@ -20,7 +20,9 @@ use super::{
     codes,
     context::Cx,
     model::{
-        AgentSpec, Execution, Isolation, Language, Metadata, Restart, RestartPolicy, defaults,
+        AgentSpec, EnvVar, Execution, HealthCheck, Isolation, Language, Metadata, NetworkSpec,
+        PortSpec, Resources, Restart, RestartPolicy, ScalingSpec, SecretSpec, SecuritySpec,
+        ServiceSpec, VolumeSpec, defaults,
     },
     source::Place,
     view::View,
@@ -104,20 +106,20 @@ pub(crate) fn read(
 /// Everything under `spec` but the body.
 pub(crate) struct Settings {
     isolation: Isolation,
-    working_dir: std::path::PathBuf,
-    ports: Vec<(super::model::PortSpec, Place)>,
-    environment: Vec<super::model::EnvVar>,
-    secrets: Vec<super::model::SecretSpec>,
-    volumes: Vec<(super::model::VolumeSpec, Place)>,
-    health: Option<super::model::HealthCheck>,
-    resources: super::model::Resources,
-    network: super::model::NetworkSpec,
-    services: Vec<super::model::ServiceSpec>,
-    scaling: super::model::ScalingSpec,
-    security: super::model::SecuritySpec,
+    working_dir: PathBuf,
+    ports: Vec<(PortSpec, Place)>,
+    environment: Vec<EnvVar>,
+    secrets: Vec<SecretSpec>,
+    volumes: Vec<(VolumeSpec, Place)>,
+    health: Option<HealthCheck>,
+    resources: Resources,
+    network: NetworkSpec,
+    services: Vec<ServiceSpec>,
+    scaling: ScalingSpec,
+    security: SecuritySpec,
     restart: RestartPolicy,
     depends_on: Vec<(Name, Place)>,
-    stop_grace: std::time::Duration,
+    stop_grace: Duration,
     delivery: delivery::Inbox,
 }
 

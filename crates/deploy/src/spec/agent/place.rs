@@ -158,60 +158,47 @@ fn volume_source(view: View<'_>, cx: &mut Cx<'_>) -> Option<VolumeSource> {
         Some(_) if is_path => "bind",
         Some(_) => "volume",
     });
-    let size = view.get("size");
-    if size.is_present() && !matches!(kind, "tmpfs" | "temporary") {
-        cx.report(
-            &codes::CHOICE,
-            size.key(),
-            format!("`size` has no effect on a volume of type {kind}"),
-        );
-    }
-    if matches!(kind, "tmpfs" | "temporary") {
-        if source.is_present() {
-            cx.report(
-                &codes::CHOICE,
-                source.key(),
-                "`source` has no effect on temporary memory",
-            );
-        }
-        return Some(VolumeSource::Temporary(size.parse(parse_memory)));
-    }
-    let Some(text) = text else {
-        if !source.is_present() {
-            cx.report(
-                &codes::MISSING_KEY,
-                view.span(),
-                format!("a volume of type {kind} needs a `source`"),
-            );
-        }
-        return None;
+    let temporary = matches!(kind, "tmpfs" | "temporary");
+    let idle = if temporary {
+        ("source", source)
+    } else {
+        ("size", view.get("size"))
     };
+    if idle.1.is_present() {
+        let message = format!("`{}` has no effect on a volume of type {kind}", idle.0);
+        cx.report(&codes::CHOICE, idle.1.key(), message);
+    }
+    if temporary {
+        return Some(VolumeSource::Temporary(
+            view.get("size").parse(parse_memory),
+        ));
+    }
+    if !source.is_present() {
+        let message = format!("a volume of type {kind} needs a `source`");
+        cx.report(&codes::MISSING_KEY, view.span(), message);
+    }
+    let text = text?;
     match kind {
         "bind" => bind(text, source, cx),
         "volume" if is_path => {
-            cx.report(
-                &codes::BAD_PATH,
-                source.span(),
-                format!("a volume has a name, found the path `{text}`"),
-            );
+            let message = format!("a volume has a name, found the path `{text}`");
+            cx.report(&codes::BAD_PATH, source.span(), message);
             None
         }
         "volume" => Some(VolumeSource::Volume(text.to_owned())),
-        _ => match cx.definitions.groups.get(text) {
-            Some(group) => Some(VolumeSource::ConfigMap(group.clone())),
-            None => {
-                let problem = cx.at(
-                    &codes::CONFIG_MISSING,
-                    source.span(),
-                    format!("config group `{text}` is not declared"),
-                );
-                cx.push(problem.hint(format!(
-                    "add to fleet.yaml: spec.config: {{{text}: {{file-name: content}}}}"
-                )));
-                None
-            }
-        },
+        _ => config_map(text, source, cx),
     }
+}
+
+fn config_map(group: &str, view: View<'_>, cx: &mut Cx<'_>) -> Option<VolumeSource> {
+    let found = cx.definitions.groups.get(group).cloned();
+    if found.is_none() {
+        let message = format!("config group `{group}` is not declared");
+        let problem = cx.at(&codes::CONFIG_MISSING, view.span(), message);
+        let hint = format!("add to fleet.yaml: spec.config: {{{group}: {{file-name: content}}}}");
+        cx.push(problem.hint(hint));
+    }
+    found.map(VolumeSource::ConfigMap)
 }
 
 fn bind(text: &str, view: View<'_>, cx: &mut Cx<'_>) -> Option<VolumeSource> {
