@@ -3,7 +3,6 @@
 //! ```text
 //! {"send":{"topic":"…" | "to":"…", "payload":… | "payload_base64":"…", "content_type"?, "headers"?, "priority"?, "deadline"?}}
 //! {"report":{…}}
-//! {"write":{"key":"…","value":…}}
 //! ```
 //! Strict: an unknown key, a second action in one line or output that is no action is an error with its line number, and
 //! then none of the actions count. Lines are read as they come, within bounds, so that a flood costs no memory.
@@ -49,8 +48,6 @@ pub enum Action {
     Send(SendAction),
     /// Report a result.
     Report(Box<RawValue>),
-    /// Write a value to the blackboard.
-    Write(WriteAction),
 }
 
 /// A message to be sent. Sender, tenant and trace are added by the node.
@@ -77,22 +74,11 @@ pub struct SendAction {
     pub deadline: Option<String>,
 }
 
-/// A value for the blackboard.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WriteAction {
-    /// Its key.
-    pub key: String,
-    /// The value.
-    pub value: Box<RawValue>,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
     Send(SendAction),
     Report(Box<RawValue>),
-    Write(WriteAction),
 }
 
 /// Why what an agent asked for is refused as a whole.
@@ -253,7 +239,6 @@ fn parse_line(text: &[u8], line: usize) -> Result<Action, ActionError> {
     let action = match serde_json::from_slice(text) {
         Ok(Line::Send(send)) => Action::Send(send),
         Ok(Line::Report(report)) => Action::Report(report),
-        Ok(Line::Write(write)) => Action::Write(write),
         Err(error) if error.is_data() => {
             return Err(ActionError::NotAnAction {
                 line,
@@ -279,7 +264,7 @@ fn parse_line(text: &[u8], line: usize) -> Result<Action, ActionError> {
         Action::Send(send) => send
             .check()
             .map_err(|problem| ActionError::Invalid { line, problem })?,
-        Action::Report(_) | Action::Write(_) => {}
+        Action::Report(_) => {}
     }
     Ok(action)
 }
@@ -288,7 +273,7 @@ fn parse_line(text: &[u8], line: usize) -> Result<Action, ActionError> {
 fn explain(text: &[u8], error: &serde_json::Error) -> String {
     match serde_json::from_slice::<serde_json::Value>(text) {
         Ok(serde_json::Value::Object(map)) if map.len() == 1 => error.to_string(),
-        _ => "an action is an object with exactly one of `send`, `report`, `write`".to_owned(),
+        _ => "an action is an object with exactly one of `send` and `report`".to_owned(),
     }
 }
 
@@ -422,24 +407,22 @@ mod tests {
     }
 
     #[test]
-    fn the_three_actions_are_read_in_order() {
+    fn actions_are_read_in_order() {
         let actions = parse(
-            "{\"send\":{\"topic\":\"notes/indexed\",\"payload\":{\"n\":1.50}}}\n\n  {\"report\":{\"ok\":true}}\r\n\
-             {\"write\":{\"key\":\"a\",\"value\":null}}",
+            "{\"send\":{\"topic\":\"notes/indexed\",\"payload\":{\"n\":1.50}}}\n\n  {\"report\":{\"ok\":true}}\r\n",
         );
         let actions = actions.unwrap();
         let [
             Action::Send(send),
             Action::Report(report),
-            Action::Write(write),
         ] = &actions[..]
         else {
             panic!("{actions:?}")
         };
         assert_eq!(send.payload.as_ref().unwrap().get(), "{\"n\":1.50}");
         assert_eq!(
-            (report.get(), &*write.key, write.value.get()),
-            ("{\"ok\":true}", "a", "null")
+            report.get(),
+            "{\"ok\":true}"
         );
     }
 
@@ -463,11 +446,11 @@ mod tests {
         check_error("{\"send\":{\"topik\":\"t\"}}", "unknown field `topik`");
         check_error(
             "{\"sned\":{}}",
-            "unknown variant `sned`, expected one of `send`, `report`, `write`",
+            "unknown variant `sned`, expected `send` or `report`",
         );
         check_error(
             "{\"send\":{\"to\":\"b\"},\"report\":{}}",
-            "exactly one of `send`, `report`, `write`",
+            "exactly one of `send` and `report`",
         );
         check_error("[1]", "exactly one of");
         check_error("17", "exactly one of");

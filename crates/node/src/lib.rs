@@ -1,4 +1,18 @@
 //! A Volary node: every domain wired together, and the facade that Rust users import.
+//!
+//! [`Node::start`] takes a [`NodeConfig`] and returns a running node; [`Node::stop`] drains it. Inside, `build` is the
+//! one wiring function, `bridge` is the only place where domains meet, `section` is what the node adds to the HTTP API.
+
+mod agents;
+mod bridge;
+mod build;
+mod claims;
+mod config;
+mod core;
+mod error;
+mod node;
+mod section;
+mod state;
 
 pub use volary_context as context;
 pub use volary_deploy as deploy;
@@ -6,3 +20,13 @@ pub use volary_kernel as kernel;
 pub use volary_messaging as messaging;
 pub use volary_ops as ops;
 pub use volary_store as store;
+
+pub use self::{
+    config::NodeConfig,
+    error::{CODES, ErrorClass, NodeCode, NodeError},
+    node::{DEFAULT_STOP, Node, StopReport},
+    state::{NodeCard, StateDir},
+};
+
+/// Version of the node.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

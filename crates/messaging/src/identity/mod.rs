@@ -128,6 +128,11 @@ impl Identity {
         self.key.sign(bytes)
     }
 
+    /// The key pair, for who signs other formats with it; each begins with a domain of its own.
+    pub fn signing_key(&self) -> Arc<SigningKey> {
+        self.key.clone()
+    }
+
     pub(crate) fn key(&self) -> &SigningKey {
         &self.key
     }

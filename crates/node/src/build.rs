@@ -1,0 +1,441 @@
+//! The one wiring function: every part of a node, made in the order in which they need each other. Nothing here runs;
+//! [`crate::node`] starts and stops what was built.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use volary_context::{
+    Dispatcher, DispatcherConfig, FilesConfig, FilesSource, dispatch::Parts as ContextParts,
+    files::SettleConfig,
+};
+use volary_deploy::{
+    backend::{
+        Backend, ReplicaId,
+        process::{ProcessBackend, ProcessConfig, Shared},
+    },
+    spec::model::{AgentSpec, Body, SourceKind, SourceSpec, StoreKind},
+    supervise,
+};
+use volary_kernel::{
+    Name, Tenant, metric::Metrics, ready::Readiness, secret::Redactor, task::Supervisor,
+};
+use volary_messaging::{
+    Identity, Sender,
+    hook::MessageLimits,
+    inbox::Inboxes,
+    post::{Post, PostConfig},
+};
+use volary_ops::{
+    Exposure, OpsConfig, OpsParts, OpsServer, Signals, SocketConfig, TcpConfig, TokenTable,
+};
+use volary_store::{
+    MemoryConfig, MemoryStore, Queues, Retention, SharedStore, SqliteConfig, SqliteStore,
+};
+
+use crate::{
+    agents::{self, Surroundings},
+    bridge::{dispatch, handler::HandlerAgent, settle::Settler},
+    claims::Claims,
+    config::NodeConfig,
+    core::{Core, Speaker},
+    error::NodeError,
+    section,
+    state::{NodeLock, StateDir},
+};
+
+/// The name under which operators send.
+const OPERATOR: &str = "operator";
+
+/// A node whose parts know each other and none of which runs.
+pub(crate) struct Built {
+    pub core: Arc<Core>,
+    pub state: StateDir,
+    pub lock: NodeLock,
+    pub ops: OpsServer,
+    pub service: supervise::Service,
+    pub handlers: Vec<(Arc<HandlerAgent>, Vec<ReplicaId>)>,
+    pub sources: Vec<Arc<FilesSource>>,
+    pub tasks: Tasks,
+    /// Closed last, if this node opened it.
+    pub database: Option<SqliteStore>,
+}
+
+/// Who runs what; drained in this order when the node stops.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    /// Watchers of sources.
+    pub context: Supervisor,
+    /// Handler workers.
+    pub work: Supervisor,
+    /// Replicas.
+    pub replicas: Supervisor,
+    /// The backend's own.
+    pub backend: Supervisor,
+    /// The ops server.
+    pub ops: Supervisor,
+    /// Queues and the journal's bridges.
+    pub base: Supervisor,
+}
+
+/// Builds a node: the whole wiring, a part a line, each from those above it.
+pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
+    let tasks = Tasks::default();
+    let ground = ground(&config).await?;
+    let mail = mail(&config, &ground).await?;
+    let run = run(&config, &ground, &mail, &tasks).await?;
+    let context = context(&config, &ground, &mail, &tasks)?;
+    let sources = config
+        .fleet
+        .sources
+        .values()
+        .map(|source| files_source(source, &config))
+        .collect::<Result<_, _>>()?;
+    let ops_bind = TcpConfig {
+        address: config.ops_bind.unwrap_or(config.fleet.ops.bind),
+        exposure: if config.insecure {
+            Exposure::Insecure
+        } else {
+            Exposure::LoopbackOnly
+        },
+        ..TcpConfig::default()
+    };
+    let operator = Name::new(OPERATOR).expect("the constant keeps the rules of names");
+    let core = Arc::new(Core {
+        operator: Sender::new(ground.key.id(), operator, config.fleet.tenant.clone()),
+        started_at: config.clock.wall(),
+        fleet: config.fleet,
+        clock: config.clock,
+        readiness: ground.readiness.clone(),
+        store: ground.store.clone(),
+        queues: ground.queues.clone(),
+        inboxes: mail.inboxes,
+        settler: mail.settler,
+        agents: mail.speakers,
+        backend: run.backend,
+        replicas: run.replicas,
+        context,
+        claims: Mutex::new(Claims::default()),
+        shutdown: tasks.base.clone(),
+        stopping: CancellationToken::new(),
+    });
+    let ops = ops(&core, &ground, run.links, ops_bind)?;
+    let Ground {
+        state,
+        lock,
+        database,
+        ..
+    } = ground;
+    Ok(Built {
+        core,
+        state,
+        lock,
+        ops,
+        service: run.service,
+        handlers: run.handlers,
+        sources,
+        tasks,
+        database,
+    })
+}
+
+/// What everything stands on.
+struct Ground {
+    state: StateDir,
+    lock: NodeLock,
+    metrics: Metrics,
+    redactor: Redactor,
+    readiness: Readiness,
+    key: Identity,
+    store: SharedStore,
+    database: Option<SqliteStore>,
+    queues: Queues,
+}
+
+async fn ground(config: &NodeConfig) -> Result<Ground, NodeError> {
+    tracing::debug!("opening the state directory and the store");
+    let state = StateDir::new(&config.state_dir);
+    state.create()?;
+    let lock = NodeLock::acquire(&state)?;
+    state.sweep()?;
+    let redactor = Redactor::default();
+    agents::declare_secrets(&config.fleet.agents, &redactor)?;
+    let key = Identity::load_or_generate(&state.node_key())?;
+    let (store, database) = open_store(config, &state, &key).await?;
+    Ok(Ground {
+        queues: Queues::open(store.clone()).await?,
+        readiness: Readiness::new(config.clock.clone()),
+        metrics: Metrics::default(),
+        state,
+        lock,
+        redactor,
+        key,
+        store,
+        database,
+    })
+}
+
+/// What carries messages.
+struct Mail {
+    inboxes: Inboxes,
+    settler: Settler,
+    speakers: BTreeMap<Name, Speaker>,
+}
+
+async fn mail(config: &NodeConfig, ground: &Ground) -> Result<Mail, NodeError> {
+    tracing::debug!("opening the inboxes");
+    let Ground {
+        store,
+        redactor,
+        metrics,
+        ..
+    } = ground;
+    let inboxes = Inboxes::new(
+        ground.queues.clone(),
+        store.clone(),
+        redactor.clone(),
+        metrics,
+    );
+    let limits = MessageLimits {
+        max_payload: usize::try_from(config.fleet.messaging.max_payload).unwrap_or(usize::MAX),
+        ..MessageLimits::default()
+    };
+    let post = PostConfig {
+        limits,
+        secrets: redactor.clone(),
+        ..PostConfig::default()
+    };
+    let post = Post::open(
+        inboxes.clone(),
+        store.clone(),
+        post,
+        config.clock.clone(),
+        metrics,
+    )
+    .await?;
+    let settler = Settler {
+        post,
+        store: store.clone(),
+        clock: config.clock.clone(),
+        redactor: redactor.clone(),
+    };
+    let mut speakers = BTreeMap::new();
+    for agent in &config.fleet.agents {
+        let speaker = agents::speaker(agent, &config.fleet.messaging, &ground.state, &inboxes)?;
+        speakers.insert(agent.name.clone(), speaker);
+    }
+    Ok(Mail {
+        inboxes,
+        settler,
+        speakers,
+    })
+}
+
+/// A handler agent and its workers.
+type Handler = (Arc<HandlerAgent>, Vec<ReplicaId>);
+type Handlers = Vec<Handler>;
+
+/// What runs agents.
+struct Run {
+    backend: Arc<dyn Backend>,
+    links: TokenTable,
+    service: supervise::Service,
+    replicas: supervise::Handle,
+    handlers: Handlers,
+}
+
+async fn run(
+    config: &NodeConfig,
+    ground: &Ground,
+    mail: &Mail,
+    tasks: &Tasks,
+) -> Result<Run, NodeError> {
+    tracing::debug!("preparing the backend");
+    let process = ProcessConfig {
+        base_env: config.base_env.clone(),
+        ..ProcessConfig::new(config.init.clone(), ground.state.root())
+    };
+    let shared = Shared {
+        clock: config.clock.clone(),
+        redactor: ground.redactor.clone(),
+        metrics: ground.metrics.clone(),
+        tasks: tasks.backend.clone(),
+    };
+    let backend = ProcessBackend::new(process, shared).await?;
+    let recovered = backend.recover().await?;
+    tracing::debug!(
+        removed = recovered.removed.len(),
+        "swept what a predecessor left"
+    );
+    let links = TokenTable::default();
+    let around = Surroundings {
+        backend: &backend,
+        links: &links,
+        redactor: &ground.redactor,
+        state: &ground.state,
+        program: &config.program,
+    };
+    let plans = config
+        .fleet
+        .agents
+        .iter()
+        .map(|agent| around.plan(agent))
+        .collect::<Result<_, _>>()?;
+    let handlers = config
+        .fleet
+        .agents
+        .iter()
+        .filter_map(|agent| handler(agent, &around, mail).transpose());
+    let handlers = handlers.collect::<Result<Handlers, _>>()?;
+    let supervised = supervise::Config {
+        agents: plans,
+        redactor: ground.redactor.clone(),
+    };
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    let service = supervise::Service::new(
+        supervised,
+        backend.clone(),
+        config.clock.clone(),
+        &ground.metrics,
+    );
+    let (service, replicas) = service.map_err(|error| NodeError::Fleet(error.to_string()))?;
+    Ok(Run {
+        backend,
+        links,
+        service,
+        replicas,
+        handlers,
+    })
+}
+
+/// The workers of a handler agent; nothing for an agent with another body.
+fn handler(
+    agent: &AgentSpec,
+    around: &Surroundings<'_>,
+    mail: &Mail,
+) -> Result<Option<Handler>, NodeError> {
+    let Body::Handler(body) = &agent.body else {
+        return Ok(None);
+    };
+    let speaker = &mail.speakers[&agent.name];
+    let workers = around.workers(agent)?;
+    let ids = workers.iter().map(|(id, _)| id.clone()).collect();
+    let shared = HandlerAgent {
+        mailbox: speaker.mailbox.clone(),
+        sender: speaker.sender.clone(),
+        settler: mail.settler.clone(),
+        backend: Arc::new(around.backend.clone()),
+        programs: workers.into_iter().collect(),
+        timeout: agent.delivery.timeout,
+        max_output: usize::try_from(body.max_output).unwrap_or(usize::MAX),
+    };
+    Ok(Some((Arc::new(shared), ids)))
+}
+
+fn context(
+    config: &NodeConfig,
+    ground: &Ground,
+    mail: &Mail,
+    tasks: &Tasks,
+) -> Result<Dispatcher, NodeError> {
+    tracing::debug!("preparing context");
+    let parts = ContextParts {
+        store: ground.store.clone(),
+        deliver: dispatch::deliver(mail.inboxes.clone()),
+        tasks: tasks.context.clone(),
+        readiness: ground.readiness.clone(),
+        metrics: ground.metrics.clone(),
+    };
+    let context = Dispatcher::new(DispatcherConfig::default(), parts);
+    for agent in &config.fleet.agents {
+        for subscription in agents::subscriptions(agent)? {
+            let bad = |error| NodeError::Fleet(format!("agent `{}`: {error}", agent.name));
+            context.subscribe(subscription).map_err(bad)?;
+        }
+    }
+    Ok(context)
+}
+
+fn ops(
+    core: &Arc<Core>,
+    ground: &Ground,
+    links: TokenTable,
+    tcp: TcpConfig,
+) -> Result<OpsServer, NodeError> {
+    tracing::debug!("binding the ops server");
+    let config = OpsConfig {
+        tcp: Some(tcp),
+        // Its folder is the node's alone; an agent that runs as another user meets it in its own directory.
+        socket: Some(SocketConfig {
+            mode: 0o666,
+            ..SocketConfig::new(ground.state.link_socket())
+        }),
+        ..OpsConfig::new(ground.state.operator_token())
+    };
+    let parts = OpsParts {
+        version: crate::VERSION.to_owned(),
+        clock: core.clock.clone(),
+        readiness: ground.readiness.clone(),
+        metrics: ground.metrics.clone(),
+        redactor: ground.redactor.clone(),
+        store: ground.store.clone(),
+        signals: Signals::default(),
+        links,
+        sections: section::all(core),
+    };
+    Ok(OpsServer::bind(config, parts)?)
+}
+
+async fn open_store(
+    config: &NodeConfig,
+    state: &StateDir,
+    key: &Identity,
+) -> Result<(SharedStore, Option<SqliteStore>), NodeError> {
+    if let Some(store) = &config.store {
+        return Ok((store.clone(), None));
+    }
+    let name = config.fleet.name.clone();
+    match config.fleet.store.kind {
+        StoreKind::Memory => {
+            let store = MemoryStore::new(MemoryConfig::new(name), config.clock.clone());
+            Ok((Arc::new(store), None))
+        }
+        StoreKind::Sqlite => {
+            let retention = &config.fleet.retention;
+            let sqlite = SqliteConfig {
+                retention: Retention {
+                    max_age: retention.max_age,
+                    max_bytes: retention.max_bytes,
+                },
+                min_free_disk: config.fleet.store.min_free_disk,
+                ..SqliteConfig::new(state.database(), name, key.signing_key())
+            };
+            let store = SqliteStore::open(sqlite, config.clock.clone()).await?;
+            Ok((Arc::new(store.clone()), Some(store)))
+        }
+    }
+}
+
+fn files_source(source: &SourceSpec, config: &NodeConfig) -> Result<Arc<FilesSource>, NodeError> {
+    let SourceKind::Files(files) = &source.kind;
+    let mut settings = FilesConfig::new(source.name.clone(), &files.path);
+    settings.include.clone_from(&files.include);
+    settings.exclude.clone_from(&files.exclude);
+    settings.data_type = source.data_type.as_str().into();
+    settings.settle = SettleConfig {
+        rest: source.settle.rest,
+        max_wait: source.settle.max_wait,
+    };
+    let source = FilesSource::new(settings, config.clock.clone());
+    source
+        .map(Arc::new)
+        .map_err(|error| NodeError::Fleet(format!("source: {error}")))
+}
+
+/// Where the fleet's sources are mapped to.
+pub(crate) fn place(tenant: &Tenant) -> volary_context::dispatch::Place {
+    volary_context::dispatch::Place {
+        tenant: tenant.clone(),
+        ..Default::default()
+    }
+}

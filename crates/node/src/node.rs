@@ -1,0 +1,343 @@
+//! A running node: what is started in which order, and how it stops.
+//!
+//! ```text
+//! start:  queues ─▶ ops ─▶ journal bridges ─▶ replicas ─▶ handlers ─▶ sources
+//! stop:   not ready ─▶ sources ─▶ handlers finish ─▶ replicas, dependents first ─▶ ops ─▶ queues ─▶ store
+//! ```
+//! The link API stays up until the replicas are gone, so that they can acknowledge what they finish. What is not
+//! finished in time is killed; it was never acknowledged, so it comes again after the next start.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use volary_deploy::supervise::SuperviseError;
+use volary_kernel::{
+    clock,
+    retry::Backoff,
+    task::{Supervisor, TaskKind},
+};
+use volary_ops::{OpsHandle, api::ReplicaView};
+use volary_store::{Batch, Entry, SharedStore, SqliteStore};
+
+use crate::{
+    bridge::{handler, lifecycle},
+    build::{self, Built, Tasks},
+    config::NodeConfig,
+    core::Core,
+    error::NodeError,
+    state::{NodeCard, NodeLock, StateDir},
+};
+
+/// Longest silence of a loop of the node before `/health` says so.
+const LOOP_SILENCE: Duration = Duration::from_secs(3);
+
+/// How long the parts that hold no work may take to end.
+const SHORT: Duration = Duration::from_secs(5);
+
+/// How long a node may take to stop before what is left is killed. Kubernetes gives a pod 30 s in all.
+pub const DEFAULT_STOP: Duration = Duration::from_secs(25);
+
+/// A running node. Dropping it without [`Node::stop`] kills its replicas and loses nothing that was acknowledged.
+pub struct Node {
+    core: Arc<Core>,
+    state: StateDir,
+    ops: OpsHandle,
+    address: SocketAddr,
+    tasks: Tasks,
+    database: Option<SqliteStore>,
+    _lock: NodeLock,
+}
+
+/// What a stop left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StopReport {
+    /// What did not end in time and was killed, in words. Empty is a clean stop.
+    pub left: Vec<String>,
+}
+
+impl StopReport {
+    /// Whether everything ended by itself.
+    pub fn is_clean(&self) -> bool {
+        self.left.is_empty()
+    }
+}
+
+impl Node {
+    /// Builds and starts a node. Returns when the ops server listens; replicas are still starting.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing is left running then.
+    pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        let Built {
+            core,
+            state,
+            lock,
+            ops,
+            service,
+            handlers,
+            sources,
+            tasks,
+            database,
+        } = build::build(config).await?;
+        let handle = ops.handle();
+        let address = handle
+            .address()
+            .ok_or_else(|| NodeError::Fleet("the ops server has no address".to_owned()))?;
+        let node = Self {
+            core,
+            state,
+            ops: handle,
+            address,
+            tasks,
+            database,
+            _lock: lock,
+        };
+        let Self { core, tasks, .. } = &node;
+
+        let (queues, token) = (core.queues.clone(), tasks.base.token());
+        tasks
+            .base
+            .spawn(TaskKind::new("queues").vital(), async move {
+                queues.run(token).await;
+                Ok(())
+            });
+        let own = tasks.ops.clone();
+        tasks
+            .ops
+            .spawn(TaskKind::new("ops-server").vital(), async move {
+                ops.run(own).await?;
+                Ok(())
+            });
+        node.card().write(&node.state)?;
+        node.journal(
+            "node.started",
+            json!({"version": crate::VERSION, "fleet": core.fleet.name}),
+        )
+        .await?;
+
+        let beat = core.readiness.heartbeat("replica-journal", LOOP_SILENCE);
+        let record = lifecycle::record(
+            core.replicas.subscribe(),
+            core.store.clone(),
+            core.fleet.tenant.clone(),
+            beat,
+        );
+        tasks
+            .base
+            .spawn(TaskKind::new("replica-journal").vital(), record);
+        let (token, beat) = (
+            tasks.replicas.token(),
+            core.readiness.heartbeat("replicas", LOOP_SILENCE),
+        );
+        tasks
+            .replicas
+            .spawn(TaskKind::new("replicas").vital(), async move {
+                beat.while_waiting(service.run(token)).await;
+                beat.retire();
+                Ok(())
+            });
+        for (agent, workers) in handlers {
+            for (index, replica) in workers.into_iter().enumerate() {
+                node.spawn_worker(&agent, index, replica);
+            }
+        }
+        for source in sources {
+            let place = build::place(&node.core.fleet.tenant);
+            node.core
+                .context
+                .map(source, place)
+                .map_err(|error| NodeError::Fleet(error.to_string()))?;
+        }
+        node.watch_readiness();
+        Ok(node)
+    }
+
+    fn spawn_worker(
+        &self,
+        agent: &Arc<handler::HandlerAgent>,
+        index: usize,
+        replica: volary_deploy::backend::ReplicaId,
+    ) {
+        let (agent, readiness, stop) = (
+            agent.clone(),
+            self.core.readiness.clone(),
+            self.tasks.work.token(),
+        );
+        let name = format!("handler {} {index}", replica.agent);
+        let kind = TaskKind::new("handler").restart(Backoff::default());
+        self.tasks.work.spawn_restarting(kind, move || {
+            let beat = readiness.heartbeat(name.clone(), LOOP_SILENCE);
+            handler::work(agent.clone(), replica.clone(), beat, stop.clone())
+        });
+    }
+
+    /// Keeps the latch `replicas`: ready once every replica is.
+    fn watch_readiness(&self) {
+        let latch = self.core.readiness.latch("replicas");
+        let (core, token) = (self.core.clone(), self.tasks.base.token());
+        self.tasks
+            .base
+            .spawn(TaskKind::new("readiness").abort(), async move {
+                let mut seen = core.replicas.watch();
+                loop {
+                    let waiting: Vec<String> = core.replicas.not_ready();
+                    if waiting.is_empty() {
+                        latch.set_ready();
+                    } else {
+                        latch.set_not_ready(waiting.join("; "));
+                    }
+                    let changed = token.run_until_cancelled(seen.changed()).await;
+                    if !matches!(changed, Some(Ok(()))) {
+                        latch.set_not_ready("stopping");
+                        return Ok(());
+                    }
+                }
+            });
+    }
+
+    /// Address of the ops server.
+    pub const fn ops_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A URL of the live feed with the operator token in it: for the operator's own terminal.
+    pub fn events_url(&self) -> String {
+        format!(
+            "http://{}/events?token={}",
+            self.address,
+            self.ops.operator_token().expose()
+        )
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        self.state.root()
+    }
+
+    /// The store, for who embeds a node.
+    pub fn store(&self) -> &SharedStore {
+        &self.core.store
+    }
+
+    /// The replicas as they are now.
+    pub fn replicas(&self) -> Vec<ReplicaView> {
+        self.core.replica_views()
+    }
+
+    /// What is not ready yet, in words; empty when everything is.
+    pub fn not_ready(&self) -> Vec<String> {
+        let report = self.core.readiness.ready();
+        report
+            .checks
+            .into_iter()
+            .filter_map(|check| {
+                check
+                    .reason
+                    .map(|reason| format!("{}: {reason}", check.name))
+            })
+            .collect()
+    }
+
+    /// Waits until everything is ready, at most `deadline`. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`SuperviseError::NotReady`] with what is not, at once when a replica was given up.
+    pub async fn wait_ready(&self, deadline: Duration) -> Result<(), SuperviseError> {
+        let until = self.core.clock.mono() + deadline;
+        self.core.replicas.wait_all_ready(deadline).await?;
+        while !self.core.readiness.ready().ok {
+            if self.core.clock.mono() >= until {
+                return Err(SuperviseError::NotReady {
+                    waiting: self.not_ready(),
+                });
+            }
+            clock::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Resolves with the reason when somebody asked the node to stop, or a part that it cannot do without has failed.
+    /// Cancel-safe.
+    pub async fn shutdown_requested(&self) -> String {
+        let Tasks {
+            context,
+            work,
+            replicas,
+            backend,
+            ops,
+            base,
+        } = &self.tasks;
+        let all = [context, work, replicas, backend, ops, base]
+            .map(|tasks| Box::pin(tasks.shutdown_requested()));
+        futures_util::future::select_all(all).await.0
+    }
+
+    /// Stops everything within about `deadline` and says what had to be killed.
+    pub async fn stop(self, deadline: Duration) -> StopReport {
+        let mut report = StopReport::default();
+        self.core.readiness.latch("node").set_not_ready("stopping");
+        let _journal_may_be_full = self.journal("node.stopping", json!({})).await;
+        drain(&self.tasks.context, SHORT, &mut report).await;
+        drain(&self.tasks.work, deadline / 2, &mut report).await;
+        let left = self.core.replicas.drain(deadline / 2).await.left;
+        report
+            .left
+            .extend(left.into_iter().map(|replica| format!("replica {replica}")));
+        drain(&self.tasks.replicas, SHORT, &mut report).await;
+        self.core.backend.close().await;
+        drain(&self.tasks.backend, SHORT, &mut report).await;
+        self.core.stopping.cancel();
+        drain(
+            &self.tasks.ops,
+            volary_ops::DEFAULT_DRAIN + SHORT,
+            &mut report,
+        )
+        .await;
+        let _journal_may_be_full = self
+            .journal("node.stopped", json!({"left": report.left}))
+            .await;
+        drain(&self.tasks.base, SHORT, &mut report).await;
+        if let Some(database) = &self.database {
+            database.close().await;
+        }
+        let _already_gone = std::fs::remove_file(self.state.card());
+        report
+    }
+
+    fn card(&self) -> NodeCard {
+        NodeCard {
+            pid: std::process::id(),
+            ops: self.address,
+            link: self.state.link_socket(),
+            fleet: self.core.fleet.name.to_string(),
+            source: self.core.fleet.file.clone(),
+            started_at: self.core.started_at,
+            version: crate::VERSION.to_owned(),
+        }
+    }
+
+    async fn journal(&self, kind: &'static str, mut body: Value) -> Result<(), NodeError> {
+        if let Some(body) = body.as_object_mut() {
+            body.insert("v".to_owned(), json!(1));
+        }
+        let mut tx = Batch::new();
+        tx.append(Entry::new(
+            kind,
+            self.core.fleet.tenant.clone(),
+            Bytes::from(body.to_string()),
+        ));
+        self.core.store.commit(tx).await?;
+        Ok(())
+    }
+}
+
+async fn drain(tasks: &Supervisor, deadline: Duration, report: &mut StopReport) {
+    let drained = tasks.drain(deadline).await;
+    report.left.extend(
+        drained
+            .aborted
+            .into_iter()
+            .map(|(kind, count)| format!("{count} {kind}")),
+    );
+}

@@ -1,0 +1,78 @@
+//! What the node adds to the HTTP API, a file for each noun.
+
+mod fleet;
+mod inbox;
+mod logs;
+mod messages;
+mod parked;
+
+pub(crate) use fleet::replica_view;
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use volary_messaging::{Admission, inbox::InboxError};
+use volary_ops::{ApiError, Section, api};
+use volary_store::{StoreError, queue::QueueError};
+
+use crate::core::Core;
+
+/// All sections over `core`.
+pub(crate) fn all(core: &Arc<Core>) -> Vec<Arc<dyn Section>> {
+    vec![
+        Arc::new(fleet::FleetSection(core.clone())),
+        Arc::new(messages::MessagesSection(core.clone())),
+        Arc::new(inbox::InboxSection(core.clone())),
+        Arc::new(parked::ParkedSection(core.clone())),
+        Arc::new(logs::LogsSection(core.clone())),
+    ]
+}
+
+/// The word and the reason of an admission.
+pub(crate) fn admission(admission: &Admission) -> (api::Admission, Option<String>) {
+    match admission {
+        Admission::Delivered => (api::Admission::Delivered, None),
+        Admission::Queued => (api::Admission::Queued, None),
+        Admission::NoRoute => (api::Admission::NoRoute, None),
+        Admission::Partial { .. } => (api::Admission::Delivered, Some(admission.to_string())),
+        Admission::Refused(why) => (api::Admission::Refused, Some(why.to_string())),
+        Admission::Dropped { .. } => (api::Admission::Dropped, Some(admission.to_string())),
+    }
+}
+
+/// A failed inbox in the words of the API.
+pub(crate) fn inbox_error(error: InboxError) -> ApiError {
+    match error {
+        InboxError::Queue(error) => queue_error(error),
+        InboxError::Unknown { .. } => ApiError::not_found(error.to_string()),
+        other => ApiError::internal("inbox", &other),
+    }
+}
+
+/// A failed queue in the words of the API.
+pub(crate) fn queue_error(error: QueueError) -> ApiError {
+    match error {
+        QueueError::Lapsed(_) => lapsed(),
+        QueueError::UnknownItem(_) => ApiError::not_found(error.to_string())
+            .hint("list what there is with `volary parked list`"),
+        QueueError::Full { .. } => full(&error.to_string()),
+        QueueError::TooManyWaiters(_) => {
+            ApiError::domain(StatusCode::SERVICE_UNAVAILABLE, "V7102", error.to_string())
+                .hint("wait for fewer outcomes at once")
+        }
+        QueueError::Store(StoreError::Full { .. }) => full(&error.to_string()),
+        other => ApiError::internal("queue", &other),
+    }
+}
+
+fn full(message: &str) -> ApiError {
+    ApiError::domain(StatusCode::SERVICE_UNAVAILABLE, "V7101", message)
+        .hint("intake goes on by itself when there is room: make room on the disk, or let agents work off what waits")
+        .retry_after(1)
+}
+
+/// The answer to one who settles a claim that is no longer his.
+pub(crate) fn lapsed() -> ApiError {
+    ApiError::conflict("the claim does not hold: its time was over, it was settled already, or it is another agent's")
+        .hint("claim again with GET /v1/inbox; raise `delivery.timeout` if the work takes longer")
+}
