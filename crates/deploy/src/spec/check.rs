@@ -180,7 +180,10 @@ impl Check<'_> {
         } else {
             "a number"
         };
+        // `010` is ten for some tools and eight for others.
+        let zeros = text.len() > 1 && text.starts_with('0');
         let number = match whole {
+            Whole::Yes if zeros || text.starts_with('+') || text == "-0" => None,
             Whole::Yes => text.parse::<i64>().ok().map(|number| number as f64),
             Whole::No => text.parse::<f64>().ok().filter(|number| number.is_finite()),
         };

@@ -76,7 +76,7 @@ rules! {
     /// Any text, also none.
     ANY: "text", WRONG_TYPE, true, "", |_| Ok(());
     /// Any text but none.
-    TEXT: "text", NO_VALUE, true, "text", text;
+    TEXT: "text", NO_VALUE, true, "", text;
     NAME: "a name", BAD_NAME, true, "note-indexer", name;
     DURATION: "a duration like 30s", BAD_DURATION, true, "30s", duration;
     BYTES: "a size like 10MiB", BAD_QUANTITY, true, "10MiB", bytes;

@@ -109,6 +109,10 @@ pub(super) fn program(view: View<'_>, cx: &mut Cx<'_>) -> Option<Vec<String>> {
         );
         return None;
     };
+    if first.trim().is_empty() {
+        cx.report(&codes::NO_VALUE, span, "the program has no name");
+        return None;
+    }
     if first.contains('/') {
         let path = cx.resolve(first);
         check_file(&path, first, span, cx);

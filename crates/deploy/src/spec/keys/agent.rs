@@ -55,7 +55,7 @@ pub(crate) static SPEC: Table = Table {
         ),
         Field::new(
             "command",
-            Either(&[Text(&rules::TEXT), List(&parts::TEXT)]),
+            Either(&[Text(&rules::TEXT), List(&parts::ARGUMENT)]),
             "A long-lived program: a list, or a text for `sh -c`.",
         )
         .also(&["cmd", "entrypoint", "run"]),
@@ -63,7 +63,7 @@ pub(crate) static SPEC: Table = Table {
             "handler",
             Either(&[
                 Text(&rules::TEXT),
-                List(&parts::TEXT),
+                List(&parts::ARGUMENT),
                 Object(&parts::HANDLER),
             ]),
             "A program started once per message: JSON on stdin, JSON actions on stdout.",

@@ -6,6 +6,8 @@ use crate::spec::rules;
 use Shape::{Choice, Either, Int, List, Map, Number, Object, Text};
 
 pub(super) static TEXT: Shape = Text(&rules::TEXT);
+/// An argument of a program; it may be empty.
+pub(super) static ARGUMENT: Shape = Text(&rules::ANY);
 
 pub(super) static HANDLER: Table = Table {
     name: "Handler",
@@ -13,7 +15,7 @@ pub(super) static HANDLER: Table = Table {
     fields: &[
         Field::new(
             "command",
-            Either(&[Text(&rules::TEXT), List(&TEXT)]),
+            Either(&[Text(&rules::TEXT), List(&ARGUMENT)]),
             "The program: a list, or a text for `sh -c`.",
         )
         .required(),
@@ -198,7 +200,7 @@ pub(super) static HEALTH: Table = Table {
     fields: &[
         Field::new(
             "command",
-            Either(&[Text(&rules::TEXT), List(&TEXT)]),
+            Either(&[Text(&rules::TEXT), List(&ARGUMENT)]),
             "A program; exit code 0 passes.",
         )
         .also(&["exec", "test"]),
