@@ -46,7 +46,7 @@ fn plan(fixture: &Fixture, agent: &str, programs: Vec<ProgramSpec>) -> AgentPlan
             grace: Duration::from_millis(500),
             ..Rules::default()
         },
-        probe: None,
+        health: None,
         ports: Vec::new(),
     }
 }
@@ -104,7 +104,7 @@ async fn dependents_start_after_and_stop_before_what_they_need() {
         "db",
         vec![fixture.sh("touch $PWD/up; exec sleep 1000")],
     );
-    db.probe = Some(probe(Check::File {
+    db.health = Some(probe(Check::File {
         path: fixture.dir().join("up"),
         max_age: None,
     }));
@@ -190,7 +190,7 @@ async fn an_unhealthy_replica_is_restarted_and_its_secret_stays_secret() {
     let program = fixture.sh("touch $PWD/well; exec sleep 1000");
     let mut agent = plan(&fixture, "ill", vec![program]);
     let check = "test -e well || { echo canary-77aa is ill; exit 1; }";
-    agent.probe = Some(probe(Check::Command(
+    agent.health = Some(probe(Check::Command(
         ["/bin/sh", "-c", check].map(str::to_owned).into(),
     )));
     let (handle, mut events) = start(&fixture, vec![agent]);
@@ -241,7 +241,7 @@ async fn a_replica_killed_from_outside_comes_back() {
 async fn work_that_completes_counts_as_ready_and_is_not_repeated() {
     let fixture = Fixture::new().await;
     let mut once = plan(&fixture, "once", vec![fixture.sh("exit 0")]);
-    once.rules.policy = RestartPolicy::OnFailure { max: Some(2) };
+    once.rules.policy = RestartPolicy::OnFailure;
     let mut after = plan(&fixture, "after", vec![fixture.sh("exec sleep 1000")]);
     after.depends_on = vec![name("once")];
     let (handle, _events) = start(&fixture, vec![once, after]);
@@ -277,7 +277,7 @@ async fn http_and_tcp_probes_see_a_server_come_up() {
         headers: Vec::new(),
         expect_status: None,
     };
-    agent.probe = Some(ProbeSpec {
+    agent.health = Some(ProbeSpec {
         interval: SOON,
         ..probe(Check::Http(check))
     });

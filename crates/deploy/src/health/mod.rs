@@ -45,7 +45,7 @@ pub struct HttpCheck {
     pub path: String,
     /// Headers to send.
     pub headers: Vec<(String, String)>,
-    /// The only status that counts; any of 200 to 399 when `None`. Redirects are not followed.
+    /// The only status that passes; any of 200 to 399 when `None`. Redirects are not followed.
     pub expect_status: Option<u16>,
 }
 

@@ -34,11 +34,8 @@ use crate::event::What;
 pub enum RestartPolicy {
     /// Whatever the exit.
     Always,
-    /// After a failure; with `max`, so many times in a row.
-    OnFailure {
-        /// Restarts in a row before it is given up.
-        max: Option<u32>,
-    },
+    /// After a failure.
+    OnFailure,
     /// Never.
     Never,
 }
@@ -48,6 +45,8 @@ pub enum RestartPolicy {
 pub struct Rules {
     /// When it is started again.
     pub policy: RestartPolicy,
+    /// Restarts in a row, without a healthy period, before it is given up; `None`: never.
+    pub max_restarts: Option<u32>,
     /// How long to wait before.
     pub backoff: Backoff,
     /// Ready for so long, past failures are forgotten.
@@ -73,6 +72,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             policy: RestartPolicy::Always,
+            max_restarts: None,
             backoff: Backoff {
                 max: Duration::from_secs(60),
                 ..Backoff::default()
@@ -480,9 +480,9 @@ impl Lifecycle {
         actions.extend(match self.rules.policy {
             _ if stopping => self.stopped(),
             RestartPolicy::Always => self.failed_once(why, now),
-            RestartPolicy::OnFailure { .. } if !success => self.failed_once(why, now),
+            RestartPolicy::OnFailure if !success => self.failed_once(why, now),
             RestartPolicy::Never if !success => self.give_up(why),
-            RestartPolicy::OnFailure { .. } | RestartPolicy::Never => {
+            RestartPolicy::OnFailure | RestartPolicy::Never => {
                 self.reason = Some("completed".to_owned());
                 self.rest(State::Stopped, What::Stopped)
             }
@@ -513,7 +513,7 @@ impl Lifecycle {
 
     fn failed_once(&mut self, why: String, now: Moment) -> Vec<Action> {
         self.failures = self.failures.saturating_add(1);
-        if let RestartPolicy::OnFailure { max: Some(max) } = self.rules.policy
+        if let Some(max) = self.rules.max_restarts
             && self.failures > max
         {
             return self.give_up(format!("failed after {max} restarts: {why}"));

@@ -115,7 +115,7 @@ fn backoff_starts_anew_after_a_healthy_period() {
 
 #[test]
 fn success_is_not_restarted_on_failure_and_failure_is() {
-    let policy = RestartPolicy::OnFailure { max: None };
+    let policy = RestartPolicy::OnFailure;
     let mut life = running(policy);
     life.step(Input::Exited(Exit::Code(0)), moment(0));
     assert_eq!(
@@ -129,7 +129,8 @@ fn success_is_not_restarted_on_failure_and_failure_is() {
 
 #[test]
 fn after_the_allowed_restarts_it_is_given_up_and_a_person_may_start_it() {
-    let mut life = running(RestartPolicy::OnFailure { max: Some(1) });
+    let mut life = running(RestartPolicy::OnFailure);
+    life.rules.max_restarts = Some(1);
     life.step(Input::Exited(Exit::Code(2)), moment(0));
     run_again(&mut life, 1000);
     life.step(Input::Exited(Exit::Code(2)), moment(1000));
@@ -287,7 +288,7 @@ fn any_policy() -> impl Strategy<Value = RestartPolicy> {
     prop_oneof![
         Just(RestartPolicy::Always),
         Just(RestartPolicy::Never),
-        proptest::option::of(0..3u32).prop_map(|max| RestartPolicy::OnFailure { max }),
+        Just(RestartPolicy::OnFailure),
     ]
 }
 
@@ -295,9 +296,10 @@ proptest! {
     #[test]
     fn there_is_one_process_at_most_and_it_is_asked_to_end_once(
         policy in any_policy(),
+        max_restarts in proptest::option::of(0..3u32),
         inputs in proptest::collection::vec((any_input(), 0..20_000u64), 0..80),
     ) {
-        let mut life = Lifecycle::new(Rules { policy, ..Rules::default() }, false);
+        let mut life = Lifecycle::new(Rules { policy, max_restarts, ..Rules::default() }, false);
         let (mut process, mut asked, mut now) = (Process::None, false, 0);
         for (input, passed) in inputs {
             now += passed;

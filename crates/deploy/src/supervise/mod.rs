@@ -3,6 +3,7 @@
 //! [`lifecycle`] decides for one replica, [`order`] for the order between agents; both are pure. [`Service`] is the
 //! one task that applies what they say to a [`Backend`](crate::backend::Backend) and tells what happens.
 
+mod handle;
 pub mod lifecycle;
 pub mod order;
 mod service;
@@ -13,8 +14,9 @@ use std::time::Duration;
 use volary_kernel::id::Name;
 use volary_kernel::secret::Redactor;
 
+pub use handle::{EventStream, Feed, Handle, Target};
 pub use lifecycle::{RestartPolicy, Rules, State};
-pub use service::{EventStream, Feed, Handle, Service, Target};
+pub use service::Service;
 pub use status::ReplicaStatus;
 
 use crate::backend::ReplicaSpec;
@@ -31,8 +33,8 @@ pub struct AgentPlan {
     pub body: Body,
     /// When it is started again.
     pub rules: Rules,
-    /// How it is known to be well; without one it is ready as soon as it runs.
-    pub probe: Option<ProbeSpec>,
+    /// How it is known to be ready and well; without one it is ready once it has run for a moment.
+    pub health: Option<ProbeSpec>,
     /// Ports it declares, shown by `ps`.
     pub ports: Vec<u16>,
 }

@@ -16,6 +16,7 @@ use volary_kernel::metric::{CounterFamily, GaugeFamily, Metrics};
 use volary_kernel::retry::random_unit;
 use volary_kernel::secret::Redactor;
 
+use super::handle::{Ask, Handle};
 use super::lifecycle::{Action, Input, Lifecycle, Moment, State};
 use super::order::Order;
 use super::status::ReplicaStatus;
@@ -30,31 +31,6 @@ const ORDERS: usize = 256;
 const EVENTS: usize = 4096;
 /// A wait with no end, cut into parts.
 const IDLE: Duration = Duration::from_secs(3600);
-
-/// Whom an order is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// All replicas of an agent.
-    Agent(Name),
-    /// One replica, by its name `agent-0`.
-    Replica(String),
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Wish {
-    Start,
-    Stop,
-    Restart,
-}
-
-enum Ask {
-    Wish(
-        Target,
-        Wish,
-        oneshot::Sender<Result<Vec<String>, SuperviseError>>,
-    ),
-    Drain(Duration, oneshot::Sender<DrainReport>),
-}
 
 /// What ended inside the task; the number tells which start it belongs to.
 enum Done {
@@ -101,6 +77,8 @@ struct Drain {
     tell: Vec<oneshot::Sender<DrainReport>>,
 }
 
+<<<<<<< ours
+=======
 /// Talks to the service; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
@@ -215,6 +193,20 @@ impl Handle {
         told.await.unwrap_or_default()
     }
 
+    /// Each replica that is not ready, with its state and reason; those whose work is complete are not among them.
+    pub fn not_ready(&self) -> Vec<String> {
+        let all = self.replicas();
+        all.iter()
+            .filter(|status| !is_fine(status))
+            .map(ReplicaStatus::describe)
+            .collect()
+    }
+
+    /// Told of every change of what [`Handle::replicas`] shows.
+    pub fn watch(&self) -> watch::Receiver<Arc<Vec<ReplicaStatus>>> {
+        self.shown.clone()
+    }
+
     async fn wish(&self, target: Target, wish: Wish) -> Result<Vec<String>, SuperviseError> {
         let (tell, told) = oneshot::channel();
         let sent = self.orders.send(Ask::Wish(target, wish, tell)).await;
@@ -228,6 +220,7 @@ fn is_fine(status: &ReplicaStatus) -> bool {
         || (status.state == State::Stopped && status.reason.as_deref() == Some("completed"))
 }
 
+>>>>>>> theirs
 // ---- building -------------------------------------------------------------------------------------------
 
 impl Service {
@@ -581,7 +574,7 @@ impl Service {
     }
 
     fn probe_of(&self, index: usize) -> Option<&ProbeSpec> {
-        self.agents[self.replicas[index].agent].probe.as_ref()
+        self.agents[self.replicas[index].agent].health.as_ref()
     }
 
     fn probe_if_due(&mut self, index: usize) {
@@ -690,34 +683,6 @@ impl Service {
             ports: self.agents[replica.agent].ports.clone(),
             last_exit: life.last_exit().cloned(),
             reason,
-        }
-    }
-}
-
-impl Target {
-    fn is(&self, id: &ReplicaId) -> bool {
-        match self {
-            Self::Agent(name) => id.agent == *name,
-            Self::Replica(name) => id.to_string() == *name,
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Agent(name) => name.fmt(f),
-            Self::Replica(name) => f.write_str(name),
-        }
-    }
-}
-
-impl From<Wish> for Input {
-    fn from(wish: Wish) -> Self {
-        match wish {
-            Wish::Start => Self::Start,
-            Wish::Stop => Self::Stop,
-            Wish::Restart => Self::Restart,
         }
     }
 }
