@@ -132,6 +132,19 @@ pub(crate) enum HeadError {
     Io(String),
 }
 
+/// A head that waits for its signature.
+pub(crate) struct Draft {
+    counter: u64,
+    signed: Vec<u8>,
+}
+
+impl Draft {
+    /// The bytes to sign.
+    pub(crate) fn message(&self) -> Vec<u8> {
+        message(&self.signed)
+    }
+}
+
 /// A head file that is being written.
 pub(crate) struct HeadFile {
     file: File,
@@ -175,15 +188,29 @@ impl HeadFile {
 
     /// Signs `head` and writes it over the older slot.
     pub(crate) fn write(&mut self, head: &Head, key: &SigningKey) -> io::Result<()> {
-        self.counter += 1;
-        let signed = head.encode(self.counter);
-        let signature = key.sign(&message(&signed));
+        let draft = self.draft(head);
+        let signature = key.sign(&draft.message());
+        self.write_signed(&draft, &signature)
+    }
+
+    /// What must be signed so that `head` can be written next.
+    pub(crate) fn draft(&self, head: &Head) -> Draft {
+        let counter = self.counter + 1;
+        Draft {
+            counter,
+            signed: head.encode(counter),
+        }
+    }
+
+    /// Writes a signed head over the older slot.
+    pub(crate) fn write_signed(&mut self, draft: &Draft, signature: &Signature) -> io::Result<()> {
+        self.counter = draft.counter;
         let mut slot = Vec::with_capacity(SLOT);
         slot.extend_from_slice(MAGIC);
-        slot.extend_from_slice(&self.counter.to_le_bytes());
-        slot.extend_from_slice(&(signed.len() as u16).to_le_bytes());
-        slot.extend_from_slice(&signed);
-        slot.extend_from_slice(&signature);
+        slot.extend_from_slice(&draft.counter.to_le_bytes());
+        slot.extend_from_slice(&(draft.signed.len() as u16).to_le_bytes());
+        slot.extend_from_slice(&draft.signed);
+        slot.extend_from_slice(signature);
         slot.resize(SLOT - CHECKSUM, 0);
         slot.extend_from_slice(&checksum(&slot));
         self.file.write_all_at(&slot, self.counter % 2 * STRIDE)

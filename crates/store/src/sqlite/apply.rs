@@ -1,5 +1,7 @@
 //! Writing one batch inside the open transaction.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, Statement};
 
 use super::{
@@ -49,6 +51,9 @@ pub(super) struct Statements<'conn> {
     delete: Statement<'conn>,
     append: Statement<'conn>,
     chunk: Statement<'conn>,
+    unchunk: Statement<'conn>,
+    /// Records with chunks. Few: each has more than [`CHUNK`] bytes.
+    chunked: HashSet<Key>,
 }
 
 impl<'conn> Statements<'conn> {
@@ -66,6 +71,11 @@ impl<'conn> Statements<'conn> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?,
             chunk: conn.prepare("INSERT INTO chunk (id, data) VALUES (?1, ?2)")?,
+            unchunk: conn.prepare(
+                "DELETE FROM chunk WHERE id >= (SELECT chunk FROM record WHERE key = ?1)
+                 AND id < (SELECT chunk + chunks FROM record WHERE key = ?1)",
+            )?,
+            chunked: chunked(conn)?,
         })
     }
 
@@ -91,10 +101,7 @@ impl<'conn> Statements<'conn> {
                 } => {
                     self.put(key, value, *expires, chain::stamp(*sum, version), progress)?;
                 }
-                Write::Delete { key } => {
-                    self.delete.raw_bind_parameter(1, key.as_str())?;
-                    self.delete.raw_execute()?;
-                }
+                Write::Delete { key } => self.delete(key)?,
             }
         }
         let mut seqs = Vec::with_capacity(job.rows.len());
@@ -126,6 +133,28 @@ impl<'conn> Statements<'conn> {
         check_expect(key, expect, found).map_err(NotApplied::Refused)
     }
 
+    /// Removes a record.
+    pub(super) fn delete(&mut self, key: &str) -> rusqlite::Result<()> {
+        self.unchunk(key)?;
+        self.delete.raw_bind_parameter(1, key)?;
+        self.delete.raw_execute().map(drop)
+    }
+
+    /// Removes the chunks of a record, if it has some.
+    fn unchunk(&mut self, key: &str) -> rusqlite::Result<()> {
+        if self.chunked.remove(key) {
+            self.unchunk.raw_bind_parameter(1, key)?;
+            self.unchunk.raw_execute()?;
+        }
+        Ok(())
+    }
+
+    /// After a rollback: learns anew which records have chunks.
+    pub(super) fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.chunked = chunked(conn)?;
+        Ok(())
+    }
+
     fn put(
         &mut self,
         key: &str,
@@ -134,7 +163,11 @@ impl<'conn> Statements<'conn> {
         sum: i64,
         progress: &mut Progress,
     ) -> rusqlite::Result<()> {
+        self.unchunk(key)?;
         let parts = self.cut(value, progress)?;
+        if parts.is_some() {
+            self.chunked.insert(Key::trusted(key.into()));
+        }
         let put = &mut self.put;
         put.raw_bind_parameter(1, key)?;
         put.raw_bind_parameter(2, progress.version.cast_signed())?;
@@ -232,4 +265,10 @@ impl<'conn> Statements<'conn> {
         }
         Ok(())
     }
+}
+
+fn chunked(conn: &Connection) -> rusqlite::Result<HashSet<Key>> {
+    let mut statement = conn.prepare_cached("SELECT key FROM record WHERE chunk IS NOT NULL")?;
+    let keys = statement.query_map([], |row| row.get::<_, String>(0))?;
+    keys.map(|key| key.map(Key::trusted)).collect()
 }

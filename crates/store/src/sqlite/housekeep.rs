@@ -61,11 +61,16 @@ impl Writer {
 
     fn reap(&mut self, db: &mut Db<'_>) -> rusqlite::Result<Vec<Key>> {
         let now = self.clock.wall().as_micros();
-        let sql = "DELETE FROM record WHERE key IN (SELECT key FROM record WHERE expires <= ?1 ORDER BY expires LIMIT ?2)
-                   RETURNING key";
+        let sql = "SELECT key FROM record WHERE expires <= ?1 ORDER BY expires LIMIT ?2";
         let mut statement = db.conn.prepare_cached(sql)?;
         let keys = statement.query_map([now, REAP], |row| row.get::<_, String>(0))?;
-        keys.map(|key| key.map(Key::trusted)).collect()
+        let keys: Vec<_> = keys
+            .map(|key| key.map(Key::trusted))
+            .collect::<Result<_, _>>()?;
+        for key in &keys {
+            db.sql.delete(key)?;
+        }
+        Ok(keys)
     }
 
     /// Removes a few old entries; whether it did.
@@ -90,6 +95,7 @@ impl Writer {
             )
         })?;
         self.cut = cut;
+        self.drop_draft();
         self.write_head()
             .map_err(|error| StoreError::io("writing the signed head", error))?;
         self.space

@@ -16,6 +16,7 @@ mod reader;
 mod retention;
 pub(crate) mod rows;
 pub(crate) mod schema;
+mod sign;
 mod space;
 mod writer;
 
@@ -97,7 +98,7 @@ impl SqliteStore {
             watchers: Watchers::default(),
         });
         let (writer, conn) =
-            Writer::new(config.clone(), clock.clone(), shared.clone(), head, opened);
+            Writer::new(config.clone(), clock.clone(), shared.clone(), head, opened)?;
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("volary-store".into());
         let run = move || {

@@ -6,6 +6,9 @@
 //! | `journal` | an entry, clustered by `seq`; `version` is its commit, `hash` the chain after it |
 //! | `chunk` | a part of a value or body longer than [`CHUNK`]: `chunk` is the first id, `chunks` how many follow |
 //!
+//! Chunks of a record are removed by the writer, which knows the few keys that have some: a trigger would make SQLite
+//! keep an undo journal for every single write.
+//!
 //! Records whose keys begin with U+0001 are the store's own (callers' keys cannot): the node, the last commit, the cut.
 
 use std::{
@@ -34,18 +37,13 @@ CREATE TABLE record (
     chunk INTEGER, chunks INTEGER, value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX record_expires ON record (expires) WHERE expires IS NOT NULL;
+CREATE INDEX record_chunked ON record (key) WHERE chunk IS NOT NULL;
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, version INTEGER NOT NULL, cause INTEGER,
     kind TEXT NOT NULL, tenant TEXT NOT NULL, agent TEXT, trace BLOB, hash BLOB NOT NULL,
     chunk INTEGER, chunks INTEGER, body BLOB NOT NULL
 ) STRICT;
 CREATE TABLE chunk (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
-CREATE TRIGGER record_chunks_deleted AFTER DELETE ON record WHEN old.chunk IS NOT NULL BEGIN
-    DELETE FROM chunk WHERE id >= old.chunk AND id < old.chunk + old.chunks;
-END;
-CREATE TRIGGER record_chunks_replaced AFTER UPDATE ON record WHEN old.chunk IS NOT NULL BEGIN
-    DELETE FROM chunk WHERE id >= old.chunk AND id < old.chunk + old.chunks;
-END;
 CREATE TRIGGER journal_chunks_deleted AFTER DELETE ON journal WHEN old.chunk IS NOT NULL BEGIN
     DELETE FROM chunk WHERE id >= old.chunk AND id < old.chunk + old.chunks;
 END;
@@ -54,6 +52,9 @@ END;
 /// Frames in the log before it is moved into the database: 4,000 pages of 4 KiB, so that a busy page is moved once
 /// for many commits.
 const CHECKPOINT_PAGES: u32 = 4000;
+
+/// What the log may keep on disk after a burst, in bytes.
+const LOG_BYTES: i64 = 64 << 20;
 
 /// Opens the one writing connection; makes the tables in an empty file.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -68,6 +69,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "FULL")?;
         conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        conn.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
         common(&conn)?;
         conn.pragma_query_value(None, "user_version", |row| row.get(0))
     };

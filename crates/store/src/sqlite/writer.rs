@@ -24,13 +24,17 @@ use super::{
     lock::Lock,
     open::Opened,
     schema::failed,
+    sign::Signer,
     space::Space,
 };
 use crate::{
     batch::Committed,
     entry::Seq,
     error::StoreError,
-    journal::{Cut, Head, head::HeadFile},
+    journal::{
+        Cut, Head,
+        head::{Draft, HeadFile},
+    },
     watch::{ChangeKind, Watchers},
 };
 
@@ -65,12 +69,15 @@ impl Db<'_> {
         self.conn.prepare_cached("COMMIT")?.raw_execute().map(drop)
     }
 
-    pub(super) fn rollback(&self) {
+    pub(super) fn rollback(&mut self) {
         // SQLite may have rolled back by itself.
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
             tracing::error!(%error, "rolling back failed");
+        }
+        if let Err(error) = self.sql.rolled_back(self.conn) {
+            tracing::error!(%error, "reading after a rollback failed");
         }
     }
 }
@@ -82,6 +89,9 @@ pub(super) struct Writer {
     /// Ends with the writer, which tells those who follow the journal.
     news: watch::Sender<Seq>,
     pub(super) head: HeadFile,
+    signer: Signer,
+    /// The head that the signer is at.
+    draft: Option<Draft>,
     pub(super) cut: Cut,
     pub(super) progress: Progress,
     pub(super) space: Space,
@@ -102,7 +112,7 @@ impl Writer {
         shared: Arc<Shared>,
         news: watch::Sender<Seq>,
         opened: Opened,
-    ) -> (Self, Connection) {
+    ) -> Result<(Self, Connection), StoreError> {
         let Opened {
             conn,
             progress,
@@ -119,6 +129,8 @@ impl Writer {
         );
         let kept = clock.mono();
         let this = Self {
+            signer: Signer::start(config.key.clone())?,
+            draft: None,
             config,
             clock,
             shared,
@@ -132,7 +144,7 @@ impl Writer {
             more_to_keep: false,
             lock,
         };
-        (this, conn)
+        Ok((this, conn))
     }
 
     /// Writes until the inbox is closed; then leaves the database tidy.
@@ -221,9 +233,12 @@ impl Writer {
         self.make_room(db);
         let before = self.progress;
         let mut applied = Vec::with_capacity(jobs.len());
-        let end = self
-            .fill(db, jobs, &mut applied)
-            .and_then(|()| self.commit(db));
+        let end = self.fill(db, jobs, &mut applied);
+        if end.is_ok() && applied.is_empty() {
+            db.rollback();
+            return;
+        }
+        let end = end.and_then(|()| self.commit(db));
         match end {
             Ok(()) => self.publish(applied),
             Err(error) => {
@@ -281,7 +296,9 @@ impl Writer {
 
     fn commit(&mut self, db: &mut Db<'_>) -> rusqlite::Result<()> {
         db.sql.keep_version(&mut self.progress)?;
-        db.commit()
+        // The head is signed while the disk syncs, and written when it has.
+        self.ask_head();
+        db.commit().inspect_err(|_| self.draft = None)
     }
 
     /// Commits one batch by itself, on a full disk: new work is refused, anything else may use the reserve.
@@ -371,7 +388,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn write_head(&mut self) -> std::io::Result<()> {
+    fn ask_head(&mut self) {
         let Progress {
             seq, hash, version, ..
         } = self.progress;
@@ -384,7 +401,25 @@ impl Writer {
             version,
             at: self.clock.wall(),
         };
-        self.head.write(&head, &self.config.key)
+        let draft = self.head.draft(&head);
+        self.signer.ask(draft.message());
+        self.draft = Some(draft);
+    }
+
+    /// Forgets a head that is no longer what should be written.
+    pub(super) fn drop_draft(&mut self) {
+        self.draft = None;
+    }
+
+    /// Writes the head that was asked for, or that of now.
+    pub(super) fn write_head(&mut self) -> std::io::Result<()> {
+        if self.draft.is_none() {
+            self.ask_head();
+        }
+        match self.draft.take() {
+            Some(draft) => self.head.write_signed(&draft, &self.signer.answer()),
+            None => Ok(()),
+        }
     }
 
     fn reply(&self, job: Job, end: Result<Committed, StoreError>) {
