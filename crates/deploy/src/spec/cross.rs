@@ -78,7 +78,7 @@ fn dependencies(drafts: &[Draft], around: &Surroundings<'_>, problems: &mut Prob
 
 /// Reports one cycle after the other, leaving out the nodes of those already reported.
 fn cycles(drafts: &[Draft], problems: &mut Problems) {
-    let specs: Vec<AgentSpec> = drafts.iter().map(|draft| draft.spec.clone()).collect();
+    let specs: Vec<&AgentSpec> = drafts.iter().map(|draft| &draft.spec).collect();
     let mut edges = order::edges(&specs);
     while let Err(cycle) = order::layers(&edges) {
         let names: Vec<_> = cycle

@@ -9,7 +9,7 @@ use super::model::AgentSpec;
 /// # Errors
 /// The names along a cycle, the first one also at the end.
 pub fn start_order(agents: &[AgentSpec]) -> Result<Vec<Vec<&AgentSpec>>, Vec<Name>> {
-    let edges = edges(agents);
+    let edges = edges(&agents.iter().collect::<Vec<_>>());
     let groups = layers(&edges).map_err(|cycle| {
         cycle
             .iter()
@@ -33,7 +33,7 @@ pub fn stop_order(agents: &[AgentSpec]) -> Result<Vec<Vec<&AgentSpec>>, Vec<Name
 }
 
 /// For each agent the positions of those it depends on; unknown names are left out.
-pub(crate) fn edges(agents: &[AgentSpec]) -> Vec<Vec<usize>> {
+pub(crate) fn edges(agents: &[&AgentSpec]) -> Vec<Vec<usize>> {
     let position = |name: &Name| agents.iter().position(|agent| agent.name == *name);
     agents
         .iter()

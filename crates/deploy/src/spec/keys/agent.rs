@@ -131,7 +131,7 @@ pub(crate) static SPEC: Table = Table {
         )
         .also(&["restartPolicy"]),
         Field::new("dependsOn", List(&NAME), "Agents that must be ready first.")
-            .also(&["dependencies", "depends_on"]),
+            .also(&["depends_on", "needs"]),
         Field::new(
             "stopGracePeriod",
             Text(&rules::DURATION),
