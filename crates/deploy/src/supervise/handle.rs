@@ -152,6 +152,20 @@ impl Handle {
         told.await.unwrap_or_default()
     }
 
+    /// Each replica that is not ready, with its state and reason; those whose work is complete are not among them.
+    pub fn not_ready(&self) -> Vec<String> {
+        let all = self.replicas();
+        all.iter()
+            .filter(|status| !is_fine(status))
+            .map(ReplicaStatus::describe)
+            .collect()
+    }
+
+    /// Told of every change of what [`Handle::replicas`] shows.
+    pub fn watch(&self) -> watch::Receiver<Arc<Vec<ReplicaStatus>>> {
+        self.shown.clone()
+    }
+
     async fn wish(&self, target: Target, wish: Wish) -> Result<Vec<String>, SuperviseError> {
         let (tell, told) = oneshot::channel();
         let sent = self.orders.send(Ask::Wish(target, wish, tell)).await;

@@ -1,0 +1,12 @@
+//! The whole product from outside: a real node, real agents, real signals, real disks.
+//!
+//! Sizes are small by default; `VOLARY_TEST_FULL=1` runs the same tests at the size that Volary promises.
+
+mod checkout;
+mod disk;
+mod handlers;
+mod isolation;
+mod kill9;
+mod secrets;
+mod support;
+mod tamper;
