@@ -115,7 +115,8 @@ pub struct QueueStats {
 
 #[derive(Debug)]
 struct Inner<T> {
-    items: VecDeque<T>,
+    /// Each with its weight, so that taking one out does not touch it: it is in another core's cache.
+    items: VecDeque<(T, usize)>,
     bytes: usize,
     receiver_gone: bool,
     waiting_senders: usize,
@@ -201,7 +202,7 @@ impl<T: Weigh> Shared<T> {
             }
         }
         inner.bytes += weight;
-        inner.items.push_back(item);
+        inner.items.push_back((item, weight));
         let wake = std::mem::take(&mut inner.receiver_waits);
         drop(inner);
         if wake {
@@ -222,10 +223,10 @@ impl<T: Weigh> Shared<T> {
     fn make_room(&self, inner: &mut Inner<T>, weight: usize) -> Vec<T> {
         let mut dropped = Vec::new();
         while !self.fits(inner, weight) {
-            let Some(oldest) = inner.items.pop_front() else {
+            let Some((oldest, weight)) = inner.items.pop_front() else {
                 break;
             };
-            inner.bytes -= oldest.weight();
+            inner.bytes -= weight;
             dropped.push(oldest);
         }
         self.dropped
@@ -235,10 +236,12 @@ impl<T: Weigh> Shared<T> {
 
     fn take(&self, inner: &mut Inner<T>, into: &mut Vec<T>, max: usize) -> usize {
         let count = inner.items.len().min(max);
-        for item in inner.items.drain(..count) {
-            inner.bytes -= item.weight();
-            into.push(item);
-        }
+        let mut freed = 0;
+        into.extend(inner.items.drain(..count).map(|(item, weight)| {
+            freed += weight;
+            item
+        }));
+        inner.bytes -= freed;
         count
     }
 
