@@ -270,6 +270,9 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("one") {
         return one_thread();
     }
+    if std::env::args().nth(1).as_deref() == Some("seal") {
+        return signing();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
