@@ -5,6 +5,7 @@ mod inbox;
 mod logs;
 mod messages;
 mod parked;
+mod replay;
 
 pub(crate) use fleet::replica_view;
 
@@ -25,6 +26,7 @@ pub(crate) fn all(core: &Arc<Core>) -> Vec<Arc<dyn Section>> {
         Arc::new(inbox::InboxSection(core.clone())),
         Arc::new(parked::ParkedSection(core.clone())),
         Arc::new(logs::LogsSection(core.clone())),
+        Arc::new(replay::ReplaySection(core.clone())),
     ]
 }
 
