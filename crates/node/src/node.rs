@@ -121,7 +121,7 @@ impl Node {
             core.replicas.subscribe(),
             core.store.clone(),
             core.fleet.tenant.clone(),
-            beat,
+            (beat, tasks.base.token()),
         );
         tasks
             .base

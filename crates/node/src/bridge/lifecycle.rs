@@ -1,7 +1,9 @@
 //! What happens to replicas, into the journal.
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use volary_deploy::{
     event::Event,
     supervise::{EventStream, Feed},
@@ -17,7 +19,7 @@ use volary_store::{Batch, Entry, SharedStore, StoreError};
 /// Kind of the entry that says how many events were lost because the journal was slower than they came.
 const LOST: &str = "replica.events_lost";
 
-/// Copies events until the supervisor of replicas has ended.
+/// Copies events until the node stops; what has come by then is copied too.
 ///
 /// # Errors
 /// When the store is closed or damaged.
@@ -25,9 +27,17 @@ pub(crate) async fn record(
     mut events: EventStream,
     store: SharedStore,
     tenant: Tenant,
-    beat: Heartbeat,
+    (beat, stop): (Heartbeat, CancellationToken),
 ) -> TaskResult {
-    while let Some(feed) = beat.while_waiting(events.next()).await {
+    loop {
+        let next = stop.run_until_cancelled(events.next());
+        // Cancelled: whoever makes events has ended, so what is there now is all there will be.
+        let Some(feed) = (match beat.while_waiting(next).await {
+            Some(feed) => feed,
+            None => events.next().now_or_never().flatten(),
+        }) else {
+            break;
+        };
         let entry = match feed {
             Feed::Event(event) => entry(&event, &tenant),
             Feed::Lagged(count) => Entry::new(
