@@ -233,8 +233,8 @@ impl Batch {
             .get_or_insert_with(|| NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Checks sizes, kinds and causes.
-    pub(crate) fn validate(&self) -> Result<(), StoreError> {
+    /// Checks sizes, kinds and causes; says what it weighs.
+    pub(crate) fn validate(&self) -> Result<usize, StoreError> {
         for op in &self.ops {
             if let Op::Put { value, .. } = op {
                 limit("record value", value.len(), VALUE_MAX)?;
@@ -252,7 +252,9 @@ impl Batch {
                 )));
             }
         }
-        limit("batch", self.weight(), BATCH_BYTES_MAX)
+        let weight = self.weight();
+        limit("batch", weight, BATCH_BYTES_MAX)?;
+        Ok(weight)
     }
 }
 

@@ -44,12 +44,67 @@ impl From<rusqlite::Error> for NotApplied {
     }
 }
 
+/// Entries written with one statement.
+const MANY: usize = 16;
+/// Columns of an entry.
+const COLUMNS: usize = 12;
+
+/// An entry with its place.
+struct Placed {
+    place: Place,
+    hash: Hash,
+    parts: Option<(i64, i64)>,
+}
+
+impl Placed {
+    /// Binds the entry as the row `index` of `append`.
+    fn bind(&self, row: &Row, append: &mut Statement<'_>, index: usize) -> rusqlite::Result<()> {
+        let Self { place, hash, parts } = self;
+        let first = index * COLUMNS;
+        append.raw_bind_parameter(first + 1, place.seq.0.cast_signed())?;
+        append.raw_bind_parameter(first + 2, place.at)?;
+        append.raw_bind_parameter(first + 3, place.version.cast_signed())?;
+        append.raw_bind_parameter(first + 4, place.cause.map(|cause| cause.0.cast_signed()))?;
+        append.raw_bind_parameter(first + 5, row.kind.as_ref())?;
+        append.raw_bind_parameter(first + 6, row.tenant.as_str())?;
+        append.raw_bind_parameter(
+            first + 7,
+            row.agent.as_ref().map(volary_kernel::Name::as_str),
+        )?;
+        append.raw_bind_parameter(first + 8, row.trace.as_ref().map(<[u8; 16]>::as_slice))?;
+        append.raw_bind_parameter(first + 9, hash.as_slice())?;
+        append.raw_bind_parameter(first + 10, parts.map(|(first, _)| first))?;
+        append.raw_bind_parameter(first + 11, parts.map(|(_, count)| count))?;
+        append.raw_bind_parameter(
+            first + 12,
+            if parts.is_some() {
+                &[]
+            } else {
+                row.body.as_ref()
+            },
+        )
+    }
+}
+
+/// Appends `rows` entries. `OR ROLLBACK` because no constraint can fail, and SQLite then keeps no undo journal.
+fn append_sql(rows: usize) -> String {
+    let row = format!("({})", ["?"; COLUMNS].join(", "));
+    let rows = vec![row; rows].join(", ");
+    format!(
+        "INSERT OR ROLLBACK INTO journal
+         (seq, at, version, cause, kind, tenant, agent, trace, hash, chunk, chunks, body) VALUES {rows}"
+    )
+}
+
 /// The statements of the writer, prepared once.
 pub(super) struct Statements<'conn> {
     find: Statement<'conn>,
     put: Statement<'conn>,
     delete: Statement<'conn>,
     append: Statement<'conn>,
+    append_many: Statement<'conn>,
+    /// Entries that have their place and are not written yet.
+    placed: Vec<Placed>,
     chunk: Statement<'conn>,
     unchunk: Statement<'conn>,
     /// Records with chunks. Few: each has more than [`CHUNK`] bytes.
@@ -66,10 +121,9 @@ impl<'conn> Statements<'conn> {
                  sum = excluded.sum, chunk = excluded.chunk, chunks = excluded.chunks, value = excluded.value",
             )?,
             delete: conn.prepare("DELETE FROM record WHERE key = ?1")?,
-            append: conn.prepare(
-                "INSERT INTO journal (seq, at, version, cause, kind, tenant, agent, trace, hash, chunk, chunks, body)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-            )?,
+            append: conn.prepare(&append_sql(1))?,
+            append_many: conn.prepare(&append_sql(MANY))?,
+            placed: Vec::new(),
             chunk: conn.prepare("INSERT INTO chunk (id, data) VALUES (?1, ?2)")?,
             unchunk: conn.prepare(
                 "DELETE FROM chunk WHERE id >= (SELECT chunk FROM record WHERE key = ?1)
@@ -142,15 +196,16 @@ impl<'conn> Statements<'conn> {
 
     /// Removes the chunks of a record, if it has some.
     fn unchunk(&mut self, key: &str) -> rusqlite::Result<()> {
-        if self.chunked.remove(key) {
+        if !self.chunked.is_empty() && self.chunked.remove(key) {
             self.unchunk.raw_bind_parameter(1, key)?;
             self.unchunk.raw_execute()?;
         }
         Ok(())
     }
 
-    /// After a rollback: learns anew which records have chunks.
+    /// After a rollback: forgets what was not written, and learns anew which records have chunks.
     pub(super) fn rolled_back(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        self.placed.clear();
         self.chunked = chunked(conn)?;
         Ok(())
     }
@@ -179,6 +234,7 @@ impl<'conn> Statements<'conn> {
         put.raw_execute().map(drop)
     }
 
+    /// Gives an entry its place in the chain. It is written by [`Statements::flush`].
     fn append(
         &mut self,
         row: &Row,
@@ -191,37 +247,42 @@ impl<'conn> Statements<'conn> {
             Cause::Seq(seq) => Some(seq),
             Cause::Entry(entry) => earlier.get(entry.index()).copied(),
         };
+        let (seq, at, version) = (progress.seq.next(), now.as_micros(), progress.version);
         let place = Place {
-            seq: progress.seq.next(),
-            at: now.as_micros(),
-            version: progress.version,
+            seq,
+            at,
+            version,
             cause,
         };
         let parts = self.cut(&row.body, progress)?;
-        (progress.seq, progress.hash) =
-            (place.seq, chain::link(&progress.hash, &place, &row.digest));
-        let append = &mut self.append;
-        append.raw_bind_parameter(1, place.seq.0.cast_signed())?;
-        append.raw_bind_parameter(2, place.at)?;
-        append.raw_bind_parameter(3, place.version.cast_signed())?;
-        append.raw_bind_parameter(4, cause.map(|cause| cause.0.cast_signed()))?;
-        append.raw_bind_parameter(5, row.kind.as_ref())?;
-        append.raw_bind_parameter(6, row.tenant.as_str())?;
-        append.raw_bind_parameter(7, row.agent.as_ref().map(volary_kernel::Name::as_str))?;
-        append.raw_bind_parameter(8, row.trace.as_ref().map(<[u8; 16]>::as_slice))?;
-        append.raw_bind_parameter(9, progress.hash.as_slice())?;
-        append.raw_bind_parameter(10, parts.map(|(first, _)| first))?;
-        append.raw_bind_parameter(11, parts.map(|(_, count)| count))?;
-        append.raw_bind_parameter(
-            12,
-            if parts.is_some() {
-                &[]
-            } else {
-                row.body.as_ref()
-            },
-        )?;
-        append.raw_execute()?;
-        Ok(place.seq)
+        (progress.seq, progress.hash) = (seq, chain::link(&progress.hash, &place, &row.digest));
+        self.placed.push(Placed {
+            place,
+            hash: progress.hash,
+            parts,
+        });
+        Ok(seq)
+    }
+
+    /// Writes the entries that were given their places: `rows` are those of all batches applied since the last time.
+    /// Many with one statement, because nobody reads them before the commit.
+    pub(super) fn flush<'a>(
+        &mut self,
+        rows: impl Iterator<Item = &'a Row>,
+    ) -> rusqlite::Result<()> {
+        let entries: Vec<_> = self.placed.drain(..).zip(rows).collect();
+        let (many, rest) = entries.as_chunks::<MANY>();
+        for entries in many {
+            for (index, (placed, row)) in entries.iter().enumerate() {
+                placed.bind(row, &mut self.append_many, index)?;
+            }
+            self.append_many.raw_execute()?;
+        }
+        for (placed, row) in rest {
+            placed.bind(row, &mut self.append, 0)?;
+            self.append.raw_execute()?;
+        }
+        Ok(())
     }
 
     /// Writes what is too long for a row as chunks; says which.

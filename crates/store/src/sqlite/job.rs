@@ -40,6 +40,26 @@ pub(super) struct Row {
     pub digest: Hash,
 }
 
+/// What the committer is told. It also gets back what was written, to free it on its own thread: the writer has more
+/// to do.
+pub(super) struct Answer {
+    pub end: Result<Committed, StoreError>,
+    _spent: (Vec<Write>, Vec<Row>),
+}
+
+impl Answer {
+    pub(super) const fn new(
+        end: Result<Committed, StoreError>,
+        writes: Vec<Write>,
+        rows: Vec<Row>,
+    ) -> Self {
+        Self {
+            end,
+            _spent: (writes, rows),
+        }
+    }
+}
+
 /// A batch on its way.
 pub(super) struct Job {
     pub checks: Vec<(Key, Expect)>,
@@ -48,18 +68,17 @@ pub(super) struct Job {
     pub hooks: Vec<Hook>,
     pub intake: bool,
     pub weight: usize,
-    pub reply: oneshot::Sender<Result<Committed, StoreError>>,
+    pub reply: oneshot::Sender<Answer>,
 }
 
 impl Job {
     /// Does all the work that needs no writer.
     pub(super) fn prepare(
-        batch: Batch,
+        (batch, weight): (Batch, usize),
         node: &str,
         now: Timestamp,
-        reply: oneshot::Sender<Result<Committed, StoreError>>,
+        reply: oneshot::Sender<Answer>,
     ) -> Self {
-        let weight = batch.weight();
         let Batch {
             ops,
             entries,

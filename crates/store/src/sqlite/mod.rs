@@ -157,22 +157,21 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
-        batch.validate()?;
+        let weight = batch.validate()?;
         let Inner {
             config,
             clock,
             shared,
             ..
         } = &*self.inner;
-        let weight = batch.weight();
         shared.inbox.room(weight).await?;
         let (reply, end) = oneshot::channel();
-        let job = Job::prepare(batch, config.node.as_str(), clock.wall(), reply);
+        let job = Job::prepare((batch, weight), config.node.as_str(), clock.wall(), reply);
         if let Err(error) = shared.inbox.send(job) {
             shared.inbox.freed(units(weight));
             return Err(error);
         }
-        end.await.map_err(|_| StoreError::Closed)?
+        end.await.map_err(|_| StoreError::Closed)?.end
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {

@@ -20,7 +20,7 @@ use volary_kernel::{Mono, clock::SharedClock};
 use super::{
     apply::{NotApplied, Progress, Statements},
     config::SqliteConfig,
-    job::{Call, Inbox, Job, Write, units},
+    job::{Answer, Call, Inbox, Job, Write, units},
     lock::Lock,
     open::Opened,
     schema::failed,
@@ -291,7 +291,7 @@ impl Writer {
             }
         }
         self.space.wrote(weight as u64);
-        Ok(())
+        db.sql.flush(applied.iter().flat_map(|(job, _)| &job.rows))
     }
 
     fn commit(&mut self, db: &mut Db<'_>) -> rusqlite::Result<()> {
@@ -317,6 +317,7 @@ impl Writer {
             let apply = |this: &mut Self, db: &mut Db<'_>| {
                 db.begin()?;
                 let committed = db.sql.apply(&job, &mut this.progress, now)?;
+                db.sql.flush(job.rows.iter())?;
                 this.commit(db)?;
                 Ok(committed)
             };
@@ -367,13 +368,19 @@ impl Writer {
                 self.tell_watchers(&job, committed.version);
             }
             freed += units(job.weight);
-            told.push((job.reply, committed));
+            let Job {
+                writes,
+                rows,
+                reply,
+                ..
+            } = job;
+            told.push((reply, Answer::new(Ok(committed), writes, rows)));
         }
         self.news
             .send_if_modified(|head| std::mem::replace(head, seq) != seq);
-        for (reply, committed) in told {
+        for (reply, answer) in told {
             // One who no longer waits needs no answer.
-            let _ = reply.send(Ok(committed));
+            let _ = reply.send(answer);
         }
         self.shared.inbox.freed(freed);
     }
@@ -424,8 +431,17 @@ impl Writer {
 
     fn reply(&self, job: Job, end: Result<Committed, StoreError>) {
         self.shared.inbox.freed(units(job.weight));
+        let Job {
+            hooks,
+            writes,
+            rows,
+            reply,
+            ..
+        } = job;
+        // Before the answer: what was reserved for the batch is given back when the committer learns of it.
+        drop(hooks);
         // One who no longer waits needs no answer.
-        let _ = job.reply.send(end);
+        let _ = reply.send(Answer::new(end, writes, rows));
     }
 
     fn refuse(&self, jobs: Vec<Job>) {
