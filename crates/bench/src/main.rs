@@ -10,8 +10,10 @@
 //! | `store` | a durable batch on SQLite, hash chain included | hand-written group commit of the same records |
 //! | `idle` | a node with 100 process agents at rest | its allowance of memory and processor time |
 //! | `sign` | sealing and verifying frames of 64 | the bare signature and hashes |
+//! | `context` | a file's change until its dispatch is held | its allowance of time |
 
 mod bus;
+mod context;
 mod figure;
 
 mod idle;
@@ -61,7 +63,7 @@ const GROUPS: &[(&str, Option<Measure>)] = &[
     ("sign", Some(sign::measure)),
     ("rate", None),
     ("flow", None),
-    ("context", None),
+    ("context", Some(context::measure)),
     ("deploy", None),
 ];
 

@@ -75,6 +75,14 @@ impl GitRepo {
         self.git(&["checkout", "--quiet", "--detach", &self.commits[commit]]);
     }
 
+    /// Removes every file of the last checkout from the working tree, without a commit; a checkout brings them back.
+    pub fn empty(&self) {
+        let tree = self.git(&["mktree"]);
+        let message = ["commit-tree", tree.trim(), "-m", "Nothing"];
+        let nothing = self.git(&message);
+        self.git(&["checkout", "--quiet", "--detach", nothing.trim()]);
+    }
+
     /// What differs from one commit to another, ordered. A rename is a removal and an addition.
     #[must_use]
     pub fn difference(&self, from: usize, to: usize) -> Vec<Difference> {
@@ -140,6 +148,7 @@ impl GitRepo {
             ])
             .args(arguments)
             .current_dir(&self.root)
+            .stdin(std::process::Stdio::null())
             .env_remove("GIT_DIR")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -166,6 +175,16 @@ mod tests {
         let (one, two) = (git_repo(one.path(), 100, 3), git_repo(two.path(), 100, 3));
         assert_eq!(one.commits(), two.commits());
         assert_eq!(one.commits().len(), 3);
+    }
+
+    #[test]
+    fn an_emptied_tree_comes_back_by_a_checkout() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let repo = git_repo(dir.path(), 60, 1);
+        repo.empty();
+        assert!(!repo.path(7).exists());
+        repo.checkout(0);
+        assert!(repo.path(7).exists());
     }
 
     #[test]

@@ -109,7 +109,8 @@ fn raw_rate(disk: &Path, committers: usize, time: Duration) -> Result<f64, Failu
     Ok(rate)
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+/// A runtime of two workers.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
