@@ -79,12 +79,13 @@ fn latency(bench: &str, rest: Duration, allowance: f64, writes: usize) -> Result
 
 fn checkout(plan: &Plan) -> Result<Figure, Failure> {
     let mut seconds = Vec::new();
+    let disk = crate::scratch()?;
+    let notes = disk.path().join("notes");
+    std::fs::create_dir(&notes)?;
+    let repo = Arc::new(git_repo(&notes, FILES, 1));
     for _ in 0..if plan.quick { 3 } else { ROUNDS } {
-        let disk = crate::scratch()?;
-        let notes = disk.path().join("notes");
-        std::fs::create_dir(&notes)?;
-        let repo = git_repo(&notes, FILES, 1);
         repo.empty();
+        let repo = repo.clone();
         let passed = crate::store::runtime()?.block_on(async {
             let fleet = Fleet::start(disk.path(), Duration::from_millis(20)).await?;
             let start = SystemClock.mono();
@@ -120,14 +121,17 @@ struct Fleet {
     inbox: Queue,
     tasks: Supervisor,
     _dispatcher: Dispatcher,
+    _state: tempfile::TempDir,
 }
 
 impl Fleet {
+    /// Watches the folder of notes on that disk, with a new database.
     async fn start(disk: &Path, rest: Duration) -> Result<Self, Failure> {
         let notes = disk.join("notes");
         std::fs::create_dir_all(&notes)?;
+        let state = tempfile::tempdir_in(disk)?;
         let key = Arc::new(SigningKey::generate()?);
-        let config = SqliteConfig::new(disk.join("fleet.db"), "bench".parse()?, key);
+        let config = SqliteConfig::new(state.path().join("fleet.db"), "bench".parse()?, key);
         let sqlite = SqliteStore::open(config, SystemClock::shared()).await?;
         let store: SharedStore = Arc::new(sqlite.clone());
         let queues = Queues::open(store.clone()).await?;
@@ -144,7 +148,7 @@ impl Fleet {
             metrics: Metrics::default(),
         };
         let dispatcher = Dispatcher::new(DispatcherConfig::default(), parts);
-        let criteria: Criteria = serde_json::from_value(serde_json::json!({"source": "notes/**"}))?;
+        let criteria: Criteria = serde_json::from_value(serde_json::json!({"source": "notes"}))?;
         let agent: Name = "agent".parse()?;
         dispatcher.subscribe(Subscription::new(
             "all",
@@ -169,6 +173,7 @@ impl Fleet {
             inbox,
             tasks,
             _dispatcher: dispatcher,
+            _state: state,
         })
     }
 

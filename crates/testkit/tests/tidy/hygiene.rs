@@ -6,6 +6,10 @@ use crate::tree::{Finding, Tree};
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in &tree.rust {
+        if let Some(error) = &file.broken {
+            let message = format!("does not parse: {error}");
+            findings.push(Finding::new(&file.path, error.span().start().line, message));
+        }
         for fact in &file.facts.all {
             let message = match &fact.kind {
                 Kind::Attribute(name) if name == "ignore" => {
@@ -36,4 +40,13 @@ fn what_is_half_built_or_switched_off_is_found() {
         .map(|f| f.line)
         .collect();
     assert_eq!(lines, [2, 3, 7, 8]);
+}
+
+#[test]
+fn a_file_that_does_not_parse_is_found_and_hides_no_other() {
+    let tree = Tree::fixture(&[
+        ("crates/a/src/broken.rs", "//! A.\nfn f( {}\n"),
+        ("crates/a/src/lib.rs", "//! B.\nfn g() { todo!() }\n"),
+    ]);
+    assert_eq!(check(&tree).len(), 2);
 }

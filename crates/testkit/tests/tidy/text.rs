@@ -1,4 +1,4 @@
-//! What no tracked file holds: the host of a package registry, and the path of somebody's machine.
+//! What no tracked file holds: the host of a package registry, the path of somebody's machine, what a merge left behind.
 
 use crate::tree::{Finding, Tree};
 
@@ -21,6 +21,9 @@ const FOLDERS: &[&str] = &[
     concat!("/ho", "me"),
 ];
 
+/// How a line begins that a merge left behind, likewise.
+const MARKERS: &[&str] = &[concat!("<<<<", "<<< "), concat!(">>>>", ">>> ")];
+
 /// Files that cargo writes and that name the registry by necessity.
 const GENERATED: &[&str] = &["Cargo.lock"];
 
@@ -35,6 +38,9 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
             let here = |message: String| Finding::new(&file.path, index + 1, message);
             if let Some(host) = HOSTS.iter().find(|host| line.contains(*host)) {
                 findings.push(here(format!("names the registry host {host}")));
+            }
+            if MARKERS.iter().any(|marker| line.starts_with(*marker)) {
+                findings.push(here("holds what a merge left behind".to_owned()));
             }
             if let Some(folder) = FOLDERS.iter().find(|folder| holds_folder(line, folder)) {
                 findings.push(here(format!("names a machine's own folder {folder}")));
@@ -68,4 +74,10 @@ fn registry_hosts_and_machine_paths_are_found() {
         .collect();
     assert_eq!(lines, [1, 2]);
     assert!(check(&Tree::fixture(&[("Cargo.lock", &text)])).is_empty());
+}
+
+#[test]
+fn what_a_merge_left_behind_is_found() {
+    let text = format!("one\n{}ours\ntwo\n{}theirs\n", MARKERS[0], MARKERS[1]);
+    assert_eq!(check(&Tree::fixture(&[("notes.md", &text)])).len(), 2);
 }

@@ -41,6 +41,8 @@ pub struct RustFile {
     pub path: String,
     pub text: String,
     pub facts: Facts,
+    /// Why it does not parse, when it does not; its facts are empty then.
+    pub broken: Option<syn::Error>,
 }
 
 impl RustFile {
@@ -143,12 +145,15 @@ impl Tree {
         };
         for (path, text) in files {
             if path.ends_with(".rs") {
-                let facts = facts::of(&text)
-                    .unwrap_or_else(|error| panic!("{path} does not parse: {error}"));
+                let (facts, broken) = match facts::of(&text) {
+                    Ok(facts) => (facts, None),
+                    Err(error) => (Facts::default(), Some(error)),
+                };
                 tree.rust.push(RustFile {
                     path: path.clone(),
                     text: text.clone(),
                     facts,
+                    broken,
                 });
             }
             if let Some(krate) = path
