@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "crates/kernel/src/retry.rs",
     "crates/messaging/src/frame/merkle.rs",
     "crates/messaging/src/route.rs",
+    "crates/node/src/claims.rs",
     "crates/ops/src/auth/check.rs",
     "crates/ops/src/client/query.rs",
     "crates/ops/src/client/sse.rs",
