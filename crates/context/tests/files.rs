@@ -465,6 +465,40 @@ async fn lost_notifications_are_made_good_by_a_look_at_everything() {
     );
 }
 
+#[tokio::test]
+async fn without_watches_left_changes_are_looked_for_at_intervals_with_a_notice() {
+    let tree = Tree::new();
+    tree.write("d/a", "1");
+    let source = tree.source(|config| config.poll_interval = Duration::from_millis(30));
+    source.inject_watch_limit(3);
+    let run = Running::start(source, Ledger::default());
+    run.until_caught_up().await;
+    assert_eq!(run.ask(|ledger| ledger.notices.len()), 0);
+    tree.write("e/f/b", "1");
+    let truth = tree.truth();
+    run.until_pages(&truth).await;
+    tree.write("e/f/b", "2");
+    tree.write("g/c", "1");
+    let truth = tree.truth();
+    run.until_pages(&truth).await;
+    let notices = run.stop().await.notices;
+    assert!(
+        matches!(&notices[..], [Notice::FellBack { reason, .. }] if reason.contains("max_user_watches")),
+        "{notices:?}"
+    );
+}
+
+#[tokio::test]
+async fn without_watches_left_a_source_that_must_have_them_fails_and_says_which_limit() {
+    let tree = Tree::new();
+    let source = tree.source(|config| config.watch = WatchMode::Notify);
+    source.inject_watch_limit(0);
+    let run = Running::start(source, Ledger::default());
+    run.until("an error", |ledger| ledger.ended.is_some()).await;
+    let error = run.ask(|ledger| ledger.ended.clone()).unwrap().unwrap_err();
+    assert!(error.contains("fs.inotify.max_user_watches"), "{error}");
+}
+
 // --- what is no page -----------------------------------------------------------------------------
 
 #[tokio::test]

@@ -23,7 +23,14 @@ mod walk;
 mod watch;
 mod worker;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -132,6 +139,8 @@ pub struct FilesSource {
     config: Arc<FilesConfig>,
     filter: Arc<Filter>,
     clock: SharedClock,
+    /// Directories that can be watched, for fault injection.
+    watch_limit: Arc<AtomicUsize>,
     /// The hints of the current run, for fault injection.
     hints: Arc<parking_lot::Mutex<Option<Hints>>>,
 }
@@ -158,6 +167,7 @@ impl FilesSource {
             config: Arc::new(config),
             filter: Arc::new(filter),
             clock,
+            watch_limit: Arc::new(AtomicUsize::new(usize::MAX)),
             hints: Arc::default(),
         })
     }
@@ -170,6 +180,12 @@ impl FilesSource {
                 .take_in(Ok(notify::Event::new(notify::EventKind::Other)
                     .set_flag(notify::event::Flag::Rescan)));
         }
+    }
+
+    /// Makes the operating system's watches end after this many. For tests.
+    #[doc(hidden)]
+    pub fn inject_watch_limit(&self, watches: usize) {
+        self.watch_limit.store(watches, Ordering::Relaxed);
     }
 
     async fn run(
@@ -186,6 +202,7 @@ impl FilesSource {
         let runtime = tokio::runtime::Handle::current();
         let (config, filter, clock) =
             (self.config.clone(), self.filter.clone(), self.clock.clone());
+        let watch_limit = self.watch_limit.load(Ordering::Relaxed);
         let (worker_hints, worker_cancel) = (hints.clone(), cancel.clone());
         let mut thread = tokio::task::spawn_blocking(move || {
             let send = |item| {
@@ -197,7 +214,9 @@ impl FilesSource {
                 })
             };
             let beat = || sink.beat();
-            Worker::new(config, filter, clock, worker_hints, start).run(span, &send, &beat)
+            let mut worker = Worker::new(config, filter, clock, worker_hints, start);
+            worker.watch_limit = watch_limit;
+            worker.run(span, &send, &beat)
         });
         let ended = tokio::select! {
             ended = &mut thread => ended,

@@ -181,6 +181,8 @@ impl From<notify::Error> for WatchError {
 #[derive(Debug)]
 pub struct Watches {
     watcher: RecommendedWatcher,
+    /// Watches that may still be added; a finite number only in tests of what happens at the system's limit.
+    left: usize,
 }
 
 impl Watches {
@@ -188,10 +190,10 @@ impl Watches {
     ///
     /// # Errors
     /// [`WatchError`] when the operating system gives none.
-    pub fn new(hints: Hints) -> Result<Self, WatchError> {
+    pub fn new(hints: Hints, left: usize) -> Result<Self, WatchError> {
         let config = notify::Config::default().with_follow_symlinks(false);
         let watcher = RecommendedWatcher::new(move |event| hints.take_in(event), config)?;
-        Ok(Self { watcher })
+        Ok(Self { watcher, left })
     }
 
     /// Watches one directory, not what is below it. Doing it again is right and harmless.
@@ -199,6 +201,8 @@ impl Watches {
     /// # Errors
     /// [`WatchError`] when it is gone or no watch can be had.
     pub fn add(&mut self, directory: &Path) -> Result<(), WatchError> {
+        let limit = || notify::Error::new(ErrorKind::MaxFilesWatch);
+        self.left = self.left.checked_sub(1).ok_or_else(limit)?;
         Ok(self.watcher.watch(directory, RecursiveMode::NonRecursive)?)
     }
 }
@@ -285,7 +289,7 @@ mod tests {
         assert!(matches!(WatchError::from(limit), WatchError::Limit(_)));
         let instances = notify::Error::io(io::Error::from_raw_os_error(24));
         assert!(matches!(WatchError::from(instances), WatchError::Limit(_)));
-        let mut watches = Watches::new(Hints::default()).unwrap();
+        let mut watches = Watches::new(Hints::default(), usize::MAX).unwrap();
         assert_eq!(
             watches.add(Path::new("/no/such/directory")),
             Err(WatchError::Vanished)

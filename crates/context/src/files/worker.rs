@@ -55,6 +55,8 @@ pub struct Worker {
     pub root: Option<Root>,
     pub watches: Option<Watches>,
     pub polling: bool,
+    /// Directories that can be watched; all but in tests.
+    pub watch_limit: usize,
     pub table: Table,
     pub settle: Settle,
     /// Number of the current scan: what was met in it need not be looked for.
@@ -106,6 +108,7 @@ impl Worker {
             root: None,
             watches: None,
             polling: false,
+            watch_limit: usize::MAX,
             table,
             scan: 0,
             timers: Timers::default(),
@@ -301,7 +304,7 @@ impl Worker {
             self.polling = true;
             return Ok(());
         }
-        match Watches::new(self.hints.clone()) {
+        match Watches::new(self.hints.clone(), self.watch_limit) {
             Ok(watches) => self.watches = Some(watches),
             Err(error) => self.fall_back(error, out)?,
         }
