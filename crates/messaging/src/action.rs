@@ -412,18 +412,11 @@ mod tests {
             "{\"send\":{\"topic\":\"notes/indexed\",\"payload\":{\"n\":1.50}}}\n\n  {\"report\":{\"ok\":true}}\r\n",
         );
         let actions = actions.unwrap();
-        let [
-            Action::Send(send),
-            Action::Report(report),
-        ] = &actions[..]
-        else {
+        let [Action::Send(send), Action::Report(report)] = &actions[..] else {
             panic!("{actions:?}")
         };
         assert_eq!(send.payload.as_ref().unwrap().get(), "{\"n\":1.50}");
-        assert_eq!(
-            report.get(),
-            "{\"ok\":true}"
-        );
+        assert_eq!(report.get(), "{\"ok\":true}");
     }
 
     #[test]

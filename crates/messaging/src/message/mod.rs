@@ -18,8 +18,8 @@ use volary_kernel::{
 
 pub use self::{
     build::{BuildError, MessageBuilder},
-    content::{ContentType, Payload},
-    headers::Headers,
+    content::{CONTENT_TYPE_MAX, ContentType, Payload},
+    headers::{HEADER_NAME_MAX, Headers},
 };
 use crate::{identity::AgentId, topic::Topic};
 
