@@ -82,6 +82,14 @@ impl Cgroups {
             oom_file: None,
         };
         for parent in &self.parents {
+            // Entering a group waits for the kernel, a millisecond or more: only where it limits something.
+            if !parent
+                .controls
+                .iter()
+                .any(|control| limits_by(control, limits))
+            {
+                continue;
+            }
             let dir = parent.dir.join(name);
             match fs::create_dir(&dir) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -221,6 +229,15 @@ async fn remove_dir(dir: &Path) -> bool {
         }
     }
     false
+}
+
+/// Whether a control has something to hold; the number of processes always has.
+fn limits_by(control: &str, limits: &Limits) -> bool {
+    match control {
+        "memory" => limits.memory.is_some(),
+        "cpu" => limits.cpu.is_some(),
+        _ => true,
+    }
 }
 
 /// Version 2: a group with processes cannot have controlled children, so a node in a leaf uses its parent.
