@@ -354,6 +354,79 @@ async fn deep_directories_made_at_once_are_all_watched() {
     run.stop().await;
 }
 
+/// Any operation may fail, for example a move into itself: the tree that is there afterwards is the truth.
+fn random_operation(tree: &Tree, random: &mut impl FnMut(usize) -> usize) {
+    let directories = ["", "a/", "b/", "a/c/", "b/d/", "a/c/e/"];
+    let directory = directories[random(directories.len())];
+    let file = format!("{directory}{}", random(5));
+    let other = directories[1 + random(directories.len() - 1)];
+    match random(10) {
+        0 => drop(fs::remove_dir_all(tree.at(other))),
+        1 => drop(fs::rename(
+            tree.at(other),
+            tree.at(&format!("{directory}moved{}", random(2))),
+        )),
+        2 => drop(fs::rename(
+            tree.at(&format!("moved{}", random(2))),
+            tree.at(other.trim_end_matches('/')),
+        )),
+        3 => drop(fs::rename(
+            tree.at(&file),
+            tree.at(&format!("{other}{}", random(5))),
+        )),
+        4 => drop(symlink(tree.root(), tree.at(&format!("{file}-link")))),
+        5 => drop(fs::remove_file(tree.at(&file))),
+        _ => {
+            let path = tree.at(&file);
+            drop(fs::create_dir_all(path.parent().unwrap()));
+            drop(fs::write(path, random(4).to_string()));
+        }
+    }
+}
+
+async fn random_operations_fold_to_the_tree(seed: u64, change: fn(&mut FilesConfig)) {
+    let mut state = seed;
+    let mut random = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let tree = Tree::new();
+    let mut ledger = Ledger::default();
+    for _life in 0..3 {
+        let run = Running::start(tree.source(change), ledger);
+        run.until_caught_up().await;
+        for _round in 0..6 {
+            (0..40).for_each(|_| random_operation(&tree, &mut random));
+            let truth = tree.truth();
+            run.until_pages(&truth).await;
+        }
+        ledger = run.stop().await;
+        (0..20).for_each(|_| random_operation(&tree, &mut random));
+    }
+}
+
+#[tokio::test]
+async fn random_moves_writes_and_removals_fold_to_the_tree_that_is_there() {
+    for seed in 1..=4 {
+        random_operations_fold_to_the_tree(seed, |_| {}).await;
+    }
+}
+
+#[tokio::test]
+async fn random_operations_without_rest_fold_to_the_tree_that_is_there() {
+    for seed in 11..=14 {
+        let at_once = |config: &mut FilesConfig| {
+            config.settle = SettleConfig {
+                rest: Duration::ZERO,
+                max_wait: Duration::ZERO,
+            };
+        };
+        random_operations_fold_to_the_tree(seed, at_once).await;
+    }
+}
+
 // --- root ----------------------------------------------------------------------------------------
 
 async fn root_goes_and_comes(change: impl FnOnce(&mut FilesConfig)) {
