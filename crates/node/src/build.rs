@@ -6,15 +6,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use volary_context::{
-    Dispatcher, DispatcherConfig, FilesConfig, FilesSource, dispatch::Parts as ContextParts,
-    files::SettleConfig,
+    Dispatcher, DispatcherConfig, FilesConfig, FilesSource,
+    dispatch::Parts as ContextParts,
+    files::{Initial, SettleConfig, WatchMode},
 };
 use volary_deploy::{
     backend::{
         Backend, ReplicaId,
         process::{ProcessBackend, ProcessConfig, Shared},
     },
-    spec::model::{AgentSpec, Body, SourceKind, SourceSpec, StoreKind},
+    spec::model::{self, AgentSpec, Body, SourceKind, SourceSpec, StoreKind},
     supervise,
 };
 use volary_kernel::{
@@ -418,18 +419,33 @@ async fn open_store(
 
 fn files_source(source: &SourceSpec, config: &NodeConfig) -> Result<Arc<FilesSource>, NodeError> {
     let SourceKind::Files(files) = &source.kind;
-    let mut settings = FilesConfig::new(source.name.clone(), &files.path);
-    settings.include.clone_from(&files.include);
-    settings.exclude.clone_from(&files.exclude);
-    settings.data_type = source.data_type.as_str().into();
-    settings.settle = SettleConfig {
-        rest: source.settle.rest,
-        max_wait: source.settle.max_wait,
+    let settings = FilesConfig {
+        include: files.include.clone(),
+        exclude: files.exclude.clone(),
+        default_excludes: files.default_excludes,
+        data_type: source.data_type.as_str().into(),
+        max_file_bytes: files.max_file_size,
+        max_pages: usize::try_from(files.max_pages).unwrap_or(usize::MAX),
+        settle: SettleConfig {
+            rest: source.settle.rest,
+            max_wait: source.settle.max_wait,
+        },
+        watch: match files.watch {
+            model::WatchMode::Auto => WatchMode::Auto,
+            model::WatchMode::Notify => WatchMode::Notify,
+            model::WatchMode::Poll => WatchMode::Poll,
+        },
+        poll_interval: files.poll_interval,
+        initial: match files.initial {
+            model::Initial::Dispatch => Initial::Dispatch,
+            model::Initial::Baseline => Initial::Baseline,
+        },
+        ..FilesConfig::new(source.name.clone(), &files.path)
     };
-    let source = FilesSource::new(settings, config.clock.clone());
-    source
+    let built = FilesSource::new(settings, config.clock.clone());
+    built
         .map(Arc::new)
-        .map_err(|error| NodeError::Fleet(format!("source: {error}")))
+        .map_err(|error| NodeError::Fleet(format!("source `{}`: {error}", source.name)))
 }
 
 /// Where the fleet's sources are mapped to.
