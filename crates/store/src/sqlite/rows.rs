@@ -31,8 +31,13 @@ fn whole(
     chunks: Option<i64>,
     value: Vec<u8>,
 ) -> rusqlite::Result<Bytes> {
-    let (Some(first), Some(count)) = (chunk, chunks) else {
-        return Ok(value.into());
+    let (first, count) = match (chunk, chunks) {
+        (Some(first), Some(count)) => (first, count),
+        (None, None) => return Ok(value.into()),
+        _ => {
+            let column = if chunk.is_none() { "chunk" } else { "chunks" };
+            return Err(rusqlite::Error::InvalidColumnName(column.into()));
+        }
     };
     let mut statement =
         conn.prepare_cached("SELECT data FROM chunk WHERE id >= ?1 AND id < ?2 ORDER BY id")?;

@@ -129,8 +129,17 @@ fn check_layout(conn: &Connection) -> Result<(), StoreError> {
 /// An error of SQLite, sorted: damage, or the system.
 pub(crate) fn failed(what: &'static str, error: rusqlite::Error) -> StoreError {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    // Rows that hold what no writer of this layout writes.
+    let foreign = matches!(
+        error,
+        rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::InvalidColumnName(_)
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..)
+    );
     match error.sqlite_error_code() {
-        Some(DatabaseCorrupt | NotADatabase) => {
+        code if foreign || matches!(code, Some(DatabaseCorrupt | NotADatabase)) => {
             StoreError::corrupt(format!("{what}: {error}"), None)
         }
         _ => StoreError::io(what, error),
