@@ -300,6 +300,15 @@ fn a_fleet_in_the_background_is_started_once_and_stopped_once() {
     assert!(env.run(["ps"]).code(69).stderr.contains("V8003"));
 }
 
+/// Whether nothing waits for an agent or is being worked on by it.
+fn is_idle(env: &CliEnv, agent: &str) -> bool {
+    let view: Value =
+        serde_json::from_str(&env.run(["inspect", agent, "--json"]).ok().stdout).unwrap();
+    ["ready", "delayed", "claimed"]
+        .iter()
+        .all(|figure| view["inbox"][figure] == 0)
+}
+
 #[test]
 fn what_fails_every_time_is_parked_and_can_be_tried_again() {
     let env = env();
@@ -330,6 +339,13 @@ fn what_fails_every_time_is_parked_and_can_be_tried_again() {
     .unwrap();
     env.run(["parked", "retry", id]).ok();
     assert!(eventually(SOON, || parked().is_empty()), "{:?}", parked());
+    // The change of the note is work of its own, which must not meet the next content.
+    let changes = || {
+        let changed = events(&env, &["--kind", "page.changed"]);
+        let of_it = |event: &&Value| event["body"].to_string().contains("bad.md");
+        changed.iter().filter(of_it).count()
+    };
+    assert!(eventually(SOON, || changes() == 2 && is_idle(&env, "flaky")));
     fs::write(
         fleet.join("notes/bad.md"),
         "# Bad\n\nfail-always, and more\n",
@@ -378,7 +394,7 @@ fn an_agent_that_never_gets_ready_is_told_and_nothing_is_left() {
     env.write("fleet/fleet.yaml", FLEET);
     env.write(
         "fleet/a/agent.yaml",
-        agent("  command: [sh, -c, 'echo no use; exit 3']\n"),
+        agent("  command: [sleep, '1000']\n  healthCheck: {command: ['false'], startPeriod: 60s}\n"),
     );
     for arguments in [
         &["up", "fleet", "--wait-timeout", "2s"][..],

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Reports what happened to which file: `volary events --json --kind 'handler.*'` shows the reports.
+# Reports what happened to which file: `volary events --json --kind agent.report` shows the reports.
 set -eu
 document=$(cat)
 field() { printf '%s\n' "$document" | sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }

@@ -45,11 +45,9 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Outcome {
         return Ok(Exit::Ok);
     };
     let reply = node.down(&DownRequest::default()).await?;
-    context.ui.say(format_args!(
-        "stopping {} (node process {})",
-        count(reply.replicas),
-        reply.pid
-    ));
+    context
+        .ui
+        .say(format_args!("stopping node process {}", reply.pid));
     let gone = async {
         while node.lives() {
             clock::sleep(LOOK).await;
@@ -71,12 +69,4 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Outcome {
     }
     context.ui.say("stopped");
     Ok(Exit::Ok)
-}
-
-fn count(replicas: u32) -> String {
-    if replicas == 1 {
-        "1 replica".into()
-    } else {
-        format!("{replicas} replicas")
-    }
 }

@@ -17,6 +17,7 @@ use crate::{
     error::{CliError, Outcome},
     exit::Exit,
     settle::{self, Context},
+    ui::count,
 };
 
 /// `volary validate`.
@@ -126,9 +127,6 @@ fn exit(problems: &Problems) -> Exit {
 }
 
 fn summary(fleet: &FleetSpec) -> String {
-    let count = |number: usize, word: &str| {
-        format!("{number} {word}{}", if number == 1 { "" } else { "s" })
-    };
     format!(
         "{}, {}",
         count(fleet.agents.len(), "agent"),

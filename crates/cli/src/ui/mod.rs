@@ -145,6 +145,11 @@ fn paint(color: bool, style: Style, text: impl Display) -> String {
     }
 }
 
+/// `1 agent`, `2 agents`.
+pub fn count(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A text of an agent or a file, safe for a terminal: control characters become visible.
 pub fn tame(text: &str) -> String {
     text.chars()

@@ -36,6 +36,7 @@ use crate::{
     error::{CliError, Outcome},
     exit::Exit,
     settle::Context,
+    ui::count,
 };
 
 /// How long a fleet may take to be ready, unless said otherwise: slow runtimes start in seconds, not minutes.
@@ -187,11 +188,12 @@ fn announce(context: &Context, node: &Node, spec: &FleetSpec) -> Result<(), CliE
         return ui.document(&announcement);
     }
     let replicas: u32 = spec.agents.iter().map(|agent| agent.scaling.replicas).sum();
-    ui.line(format_args!(
-        "{} is ready: {} agents, {replicas} replicas",
-        spec.name,
-        spec.agents.len()
-    ))?;
+    let (agents, replicas) = (
+        spec.agents.len(),
+        usize::try_from(replicas).unwrap_or(usize::MAX),
+    );
+    let (agents, replicas) = (count(agents, "agent"), count(replicas, "replica"));
+    ui.line(format_args!("{} is ready: {agents}, {replicas}", spec.name))?;
     ui.line(format_args!("ops     {}", announcement.ops))?;
     ui.line(format_args!("events  {}", announcement.events))?;
     ui.line(format_args!("state   {}", announcement.state.display()))
