@@ -454,7 +454,7 @@ fn a_message_is_followed_to_its_outcome() {
     );
     env.write(
         "fleet/a/a.sh",
-        "document=$(cat)\ncase $document in *bad*) exit 1 ;; esac\n",
+        "document=$(cat)\ncase $document in *unworkable*) exit 1 ;; esac\n",
     );
     let node = up(&env);
     let send = |arguments: &[&str]| env.run(["send", "--json"].iter().chain(arguments));
@@ -469,7 +469,7 @@ fn a_message_is_followed_to_its_outcome() {
         reply["id"].is_string() && reply["trace"].is_string() && reply["admission"].is_string(),
         "{reply}"
     );
-    let failed = send(&["--to", "a", "\"bad\"", "--wait", "20s"]).code(1);
+    let failed = send(&["--to", "a", "\"unworkable\"", "--wait", "20s"]).code(1);
     assert!(failed.stderr.contains("V8019"), "{}", failed.stderr);
     let nobody = send(&["--topic", "nobody/listens", "{}"]).code(1);
     assert!(nobody.stderr.contains("V8018"), "{}", nobody.stderr);
