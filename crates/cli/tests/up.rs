@@ -381,6 +381,40 @@ fn what_changed_while_it_was_down_is_seen_at_the_next_start() {
     assert_gone(&env);
 }
 
+#[test]
+fn the_journal_is_proved_where_it_is_and_where_it_is_taken() {
+    let env = env();
+    first_fleet(&env);
+    let node = up(&env);
+    env.run(["journal", "verify"]).ok();
+    assert_eq!(node.stop(SOON).code, Some(0));
+    let report: Value =
+        serde_json::from_str(&env.run(["journal", "verify", "--json"]).ok().stdout).unwrap();
+    assert_eq!(
+        (&report["ok"], &report["first_bad"]),
+        (&true.into(), &Value::Null)
+    );
+
+    env.run(["journal", "export", "-o", "journal.jsonl"]).ok();
+    env.run(["journal", "export", "-o", "journal.jsonl"])
+        .code(1);
+    env.run(["journal", "verify", "journal.jsonl"]).ok();
+    assert_eq!(
+        env.run(["journal", "export"]).ok().stdout.lines().count(),
+        env.read("journal.jsonl").lines().count()
+    );
+    let edited = env
+        .read("journal.jsonl")
+        .replacen("node.started", "node.stopped", 1);
+    env.write("edited.jsonl", edited);
+    let found = env.run(["journal", "verify", "edited.jsonl"]).code(65);
+    assert!(
+        found.stderr.contains("V8021") && found.stderr.contains("line 2"),
+        "{}",
+        found.stderr
+    );
+}
+
 const FLEET: &str =
     "apiVersion: volary.dev/v1\nkind: Fleet\nmetadata: {name: f}\nspec:\n  agents: [./a]\n";
 
@@ -394,7 +428,9 @@ fn an_agent_that_never_gets_ready_is_told_and_nothing_is_left() {
     env.write("fleet/fleet.yaml", FLEET);
     env.write(
         "fleet/a/agent.yaml",
-        agent("  command: [sleep, '1000']\n  healthCheck: {command: ['false'], startPeriod: 60s}\n"),
+        agent(
+            "  command: [sleep, '1000']\n  healthCheck: {command: ['false'], startPeriod: 60s}\n",
+        ),
     );
     for arguments in [
         &["up", "fleet", "--wait-timeout", "2s"][..],
