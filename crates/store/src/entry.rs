@@ -52,7 +52,7 @@ pub enum Cause {
     /// Nothing in this journal.
     #[default]
     None,
-    /// An entry that is there already.
+    /// An entry that is there already; `Seq(0)` is none.
     Seq(Seq),
     /// An earlier entry of the same batch.
     Entry(EntryRef),

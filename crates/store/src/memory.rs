@@ -137,7 +137,7 @@ impl State {
     fn append(&mut self, entry: Entry, seqs: &[Seq], node: &Name, at: Timestamp) -> Seq {
         let seq = self.head.next();
         let cause = match entry.cause {
-            Cause::None => None,
+            Cause::None | Cause::Seq(Seq(0)) => None,
             Cause::Seq(seq) => Some(seq),
             Cause::Entry(entry) => seqs.get(entry.index()).copied(),
         };

@@ -243,7 +243,7 @@ impl<'conn> Statements<'conn> {
         now: Timestamp,
     ) -> rusqlite::Result<Seq> {
         let cause = match row.cause {
-            Cause::None => None,
+            Cause::None | Cause::Seq(Seq(0)) => None,
             Cause::Seq(seq) => Some(seq),
             Cause::Entry(entry) => earlier.get(entry.index()).copied(),
         };

@@ -126,6 +126,10 @@ impl Raw {
 
     /// The chain after this entry, if the one before ends in `previous`. `None` for fields no entry can have.
     pub(crate) fn link(&self, previous: &chain::Hash, node: &str) -> Option<chain::Hash> {
+        // The chain has no other sign for "none".
+        if self.cause == Some(Seq(0)) {
+            return None;
+        }
         let trace = match &self.trace {
             Some(trace) => Some(<[u8; 16]>::try_from(trace.as_slice()).ok()?),
             None => None,

@@ -236,6 +236,7 @@ async fn edits_of_the_journal_are_named() {
         "tenant = 'x'",
         "agent = 'x'",
         "cause = 1",
+        "cause = 0",
         "at = at + 1",
         "version = 1",
     ] {
