@@ -4,6 +4,7 @@
 //! what the user asked for; their memory is reported beside ours and not counted. Memory is proportional (PSS), because the
 //! helpers share their program's pages with the node.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -116,22 +117,24 @@ fn ready(env: &CliEnv) -> usize {
         .count()
 }
 
-/// The processes of the fleet: ours, and those of the agents.
+/// The processes of the fleet: ours, and those of the agents. Helpers carry nothing that names the fleet, so they are found
+/// below the node.
 fn of_fleet(env: &CliEnv) -> Result<(Vec<u32>, Vec<u32>), Failure> {
-    let (theirs, ours): (Vec<u32>, Vec<u32>) = env
+    let found: BTreeSet<u32> = env
         .survivors()
         .into_iter()
+        .flat_map(process::descendants)
+        .collect();
+    let (theirs, ours): (Vec<u32>, Vec<u32>) = found
+        .into_iter()
         .partition(|pid| process::name(*pid) == "sleep");
-    if theirs.len() != AGENTS || ours.is_empty() {
-        let shown = env.survivors_shown();
-        return Err(format!(
-            "{} agents and {} of ours run:\n{shown}",
-            theirs.len(),
-            ours.len()
-        )
-        .into());
+    // Each agent has at least one helper: its namespace's first process.
+    if theirs.len() == AGENTS && ours.len() > AGENTS {
+        return Ok((ours, theirs));
     }
-    Ok((ours, theirs))
+    let (agents, rest) = (theirs.len(), ours.len());
+    let shown = env.survivors_shown();
+    Err(format!("{agents} agents and {rest} of ours run:\n{shown}").into())
 }
 
 fn mebibytes(pids: &[u32]) -> f64 {
