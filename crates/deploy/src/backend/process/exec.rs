@@ -54,7 +54,8 @@ pub(super) async fn exec(
     let (their_stdin, stdin) = launcher::pipe().map_err(io)?;
     let (stdout, their_stdout) = launcher::pipe().map_err(io)?;
     let (stderr, their_stderr) = launcher::pipe().map_err(io)?;
-    let memory = sys::memory_file(&zeroize::Zeroizing::new(command.encode())).map_err(io)?;
+    let memory =
+        sys::memory_file("plan", &zeroize::Zeroizing::new(command.encode())).map_err(io)?;
     let (number, ended) = replica.commands.lock().add();
     let guard = Guard {
         replica,

@@ -29,16 +29,17 @@ pub(crate) struct Namespace {
 
 /// The node's ends of the standard streams.
 pub(crate) struct Streams {
-    pub(crate) stdin: Option<pipe::Sender>,
     pub(crate) stdout: pipe::Receiver,
     pub(crate) stderr: pipe::Receiver,
 }
 
 /// What standard input is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
+pub(crate) enum Input<'a> {
     Null,
-    Pipe,
+    /// A file in memory with these bytes, whole before the program starts: a program whose node is killed in the middle
+    /// must not take half a document for the whole one, as it would from a pipe.
+    Bytes(&'a [u8]),
 }
 
 /// Why there is no namespace.
@@ -64,7 +65,7 @@ pub(crate) async fn launch(
     launcher: &Launcher,
     namespaces: Namespaces,
     plan: &Plan,
-    input: Input,
+    input: Input<'_>,
 ) -> Result<(Namespace, Streams), LaunchError> {
     let (control, theirs) = sys::datagram_pair().map_err(LaunchError::node)?;
     rustix::net::sockopt::set_socket_passcred(&control, true)
@@ -72,7 +73,7 @@ pub(crate) async fn launch(
         .map_err(|error| LaunchError::node(error.into()))?;
     let (streams, [stdin, stdout, stderr]) = streams(input).map_err(LaunchError::node)?;
     let encoded = zeroize::Zeroizing::new(plan.encode());
-    let memory = sys::memory_file(&encoded).map_err(LaunchError::node)?;
+    let memory = sys::memory_file("plan", &encoded).map_err(LaunchError::node)?;
     let (init, pidfd) = launcher
         .launch(namespaces, [theirs, memory, stdin, stdout, stderr])
         .await
@@ -96,18 +97,14 @@ pub(crate) async fn launch(
 
 type TheirStreams = [OwnedFd; 3];
 
-fn streams(input: Input) -> io::Result<(Streams, TheirStreams)> {
-    let (stdin, their_stdin) = match input {
-        Input::Null => (None, launcher::null()?),
-        Input::Pipe => {
-            let (read, write) = launcher::pipe()?;
-            (Some(sender(write)?), read)
-        }
+fn streams(input: Input<'_>) -> io::Result<(Streams, TheirStreams)> {
+    let their_stdin = match input {
+        Input::Null => launcher::null()?,
+        Input::Bytes(bytes) => sys::memory_file("stdin", bytes)?,
     };
     let (stdout, their_stdout) = launcher::pipe()?;
     let (stderr, their_stderr) = launcher::pipe()?;
     let streams = Streams {
-        stdin,
         stdout: receiver(stdout)?,
         stderr: receiver(stderr)?,
     };

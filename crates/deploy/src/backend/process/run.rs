@@ -1,11 +1,10 @@
 //! One handler run: input in, bounded output back, errors to the log, and nothing left when it returns.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use volary_kernel::clock;
 
@@ -48,7 +47,13 @@ async fn attempt(inner: &Inner, run: &HandlerRun) -> Result<(HandlerExit, Bytes)
         kills: group.oom_kills(),
         group,
     };
-    let launched = namespace::launch(&inner.launcher, namespaces, &planned.plan, Input::Pipe).await;
+    let launched = namespace::launch(
+        &inner.launcher,
+        namespaces,
+        &planned.plan,
+        Input::Bytes(&run.stdin),
+    )
+    .await;
     let (namespace, streams) = launched.map_err(|error| launch_error(id, &error))?;
     let log = inner.logs.writer(&id.to_string(), program.log);
     let errors = LogSink::new(log.clone(), Stream::Stderr);
@@ -76,7 +81,7 @@ enum Ended {
     With(Option<i32>),
 }
 
-/// Feeds and reads until nothing of the run is left.
+/// Reads until nothing of the run is left.
 async fn drive(
     namespace: &Namespace,
     streams: Streams,
@@ -84,26 +89,14 @@ async fn drive(
     run: &HandlerRun,
 ) -> (Ended, Bytes) {
     let too_large = AtomicBool::new(false);
-    let Streams {
-        stdin,
-        stdout,
-        stderr,
-    } = streams;
+    let Streams { stdout, stderr } = streams;
     let output = read_bounded(stdout, run.max_output, || {
         too_large.store(true, Ordering::Relaxed);
         namespace.kill();
     });
     let gone = until_gone(namespace);
-    let input = async {
-        // Input that nobody reads ends with the run.
-        tokio::select! {
-            _written = feed(stdin, &run.stdin) => {}
-            () = namespace.gone() => {}
-        }
-    };
     let work = async {
-        let (status, (), output, _errors) =
-            tokio::join!(gone, input, output, log::pump(stderr, errors));
+        let (status, output, _errors) = tokio::join!(gone, output, log::pump(stderr, errors));
         (status, output)
     };
     tokio::pin!(work);
@@ -134,14 +127,6 @@ async fn until_gone(namespace: &Namespace) -> Option<i32> {
     }
     namespace.gone().await;
     ended
-}
-
-/// Writes the input and closes it. A handler that does not want it is no error.
-async fn feed(stdin: Option<pipe::Sender>, bytes: &[u8]) -> io::Result<()> {
-    match stdin {
-        Some(mut stdin) => stdin.write_all(bytes).await,
-        None => Ok(()),
-    }
 }
 
 /// Reads to the end, keeping at most `bound` bytes; calls `over` once there are more.
