@@ -117,6 +117,7 @@ pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
         replicas: run.replicas,
         context,
         claims: Mutex::new(Claims::default()),
+        stop_within: Mutex::default(),
         shutdown: tasks.base.clone(),
         stopping: CancellationToken::new(),
     });

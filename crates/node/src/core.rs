@@ -1,6 +1,6 @@
 //! What the parts of a running node share: made once by [`crate::build`], handed to bridges and sections.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ pub(crate) struct Core {
     pub replicas: Handle,
     pub context: Dispatcher,
     pub claims: Mutex<Claims>,
+    /// How long whoever asked for the stop lets it take.
+    pub stop_within: Mutex<Option<Duration>>,
     /// Asks the whole node to stop.
     pub shutdown: Supervisor,
     /// Cancelled when the node begins to stop: long polls end.

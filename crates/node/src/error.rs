@@ -98,7 +98,7 @@ pub struct NodeCode {
 
 macro_rules! codes {
     ($($name:ident = $id:literal, $class:ident, $title:literal, $hint:literal;)*) => {
-        $(const $name: NodeCode = NodeCode { id: $id, title: $title, hint: $hint, class: ErrorClass::$class };)*
+        $(pub(crate) const $name: NodeCode = NodeCode { id: $id, title: $title, hint: $hint, class: ErrorClass::$class };)*
         /// Every code of this crate, in order.
         pub const CODES: &[NodeCode] = &[$($name),*];
     };
@@ -129,6 +129,9 @@ codes! {
         "see the message for what to change in the manifests";
     QUEUE = "V7012", BadData, "the queues in the store cannot be read",
         "`volary journal verify` tells whether the store is damaged";
+    NO_ROOM = "V7101", RetryLater, "an inbox, the store or the disk has no room",
+        "intake goes on by itself when there is room: make room on the disk, or let agents work off what waits";
+    WAITERS = "V7102", RetryLater, "too many callers wait for outcomes", "wait for fewer outcomes at once";
 }
 
 impl NodeError {

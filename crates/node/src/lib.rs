@@ -28,5 +28,8 @@ pub use self::{
     state::{NodeCard, StateDir},
 };
 
+/// The reason that [`Node::shutdown_requested`] gives when an operator asked for the stop (`volary down`).
+pub const STOP_REQUESTED: &str = "asked to over the API";
+
 /// Version of the node.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

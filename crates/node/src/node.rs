@@ -273,9 +273,12 @@ impl Node {
         futures_util::future::select_all(all).await.0
     }
 
-    /// Stops everything within about `deadline` and says what had to be killed.
+    /// Stops everything within about `deadline`, or sooner if who asked for the stop gave less time, and says what had
+    /// to be killed.
     pub async fn stop(self, deadline: Duration) -> StopReport {
         let mut report = StopReport::default();
+        let asked = *self.core.stop_within.lock();
+        let deadline = asked.map_or(deadline, |asked| asked.min(deadline));
         self.core.readiness.latch("node").set_not_ready("stopping");
         let _journal_may_be_full = self.journal("node.stopping", json!({})).await;
         drain(&self.tasks.context, SHORT, &mut report).await;

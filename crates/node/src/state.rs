@@ -210,34 +210,6 @@ impl NodeCard {
             serde_json::to_vec_pretty(self).map_err(|error| NodeError::State(error.into()))?;
         file::write_atomic(&state.card(), &json, 0o600).map_err(NodeError::State)
     }
-
-    /// Reads the card of the node that runs on `state`; `None` if none runs there.
-    ///
-    /// A card without a held lock is what a killed node left: it reads as none.
-    ///
-    /// # Errors
-    /// [`NodeError::State`] if the card is there but cannot be read.
-    pub fn read(state: &StateDir) -> Result<Option<Self>, NodeError> {
-        let bytes = match std::fs::read(state.card()) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(NodeError::State(error)),
-        };
-        if !is_locked(state)? {
-            return Ok(None);
-        }
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| NodeError::State(error.into()))
-    }
-}
-
-fn is_locked(state: &StateDir) -> Result<bool, NodeError> {
-    match File::open(state.lock_file()) {
-        Ok(file) => Ok(rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(NodeError::State(error)),
-    }
 }
 
 #[cfg(test)]
@@ -276,17 +248,6 @@ mod tests {
         );
         drop(lock);
         NodeLock::acquire(&state).unwrap();
-    }
-
-    #[test]
-    fn the_card_of_a_dead_node_reads_as_none() {
-        let (_folder, state) = state();
-        assert_eq!(NodeCard::read(&state).unwrap(), None);
-        let lock = NodeLock::acquire(&state).unwrap();
-        card().write(&state).unwrap();
-        assert_eq!(NodeCard::read(&state).unwrap(), Some(card()));
-        drop(lock);
-        assert_eq!(NodeCard::read(&state).unwrap(), None);
     }
 
     #[test]

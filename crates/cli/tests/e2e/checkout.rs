@@ -13,7 +13,11 @@ fn changes(events: &[Value]) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     of_kind(events, "page.changed")
         .iter()
-        .map(|event| (text(&event["body"]["path"]), text(&event["body"]["kind"])))
+        .map(|event| {
+            let id = text(&event["body"]["page"]["id"]);
+            let path = id.strip_prefix("notes:").unwrap_or(&id).to_owned();
+            (path, text(&event["body"]["kind"]))
+        })
         .collect()
 }
 
@@ -40,16 +44,33 @@ fn a_checkout_of_many_files_is_dispatched_once_per_file_with_the_right_kind() {
             Difference::Removed(path) => (path, "invalidated"),
         })
         .collect();
-    assert!(wanted.len() > 500, "the commits are far apart: {}", wanted.len());
+    assert!(
+        wanted.len() > 500,
+        "the commits are far apart: {}",
+        wanted.len()
+    );
     let since = |events: &[Value]| -> Vec<Value> {
-        events.iter().filter(|event| event["seq"].as_u64() > Some(last)).cloned().collect()
+        events
+            .iter()
+            .filter(|event| event["seq"].as_u64() > Some(last))
+            .cloned()
+            .collect()
     };
-    let events = fleet.await_events("all changes", |events| changes(&since(events)).len() >= wanted.len());
+    let events = fleet.await_events("all changes", |events| {
+        changes(&since(events)).len() >= wanted.len()
+    });
     let seen = changes(&since(&events));
-    let by_path: BTreeMap<_, _> = seen.iter().map(|(path, kind)| (path.clone(), kind.as_str())).collect();
+    let by_path: BTreeMap<_, _> = seen
+        .iter()
+        .map(|(path, kind)| (path.clone(), kind.as_str()))
+        .collect();
     assert_eq!(by_path, wanted);
     assert_eq!(seen.len(), wanted.len(), "a file was dispatched twice");
     let dispatched = of_kind(&since(&events), "dispatch.enqueued").len();
-    assert_eq!(dispatched, wanted.len(), "each change reaches the subscriber once");
+    assert_eq!(
+        dispatched,
+        wanted.len(),
+        "each change reaches the subscriber once"
+    );
     fleet.down();
 }

@@ -24,7 +24,7 @@ mkdir -p /tmp/spy.$$ && mount --bind / /tmp/spy.$$ 2>/dev/null && try bind-mount
 rmdir /tmp/spy.$$ 2>/dev/null
 kill -9 "$NODE_PID" 2>/dev/null
 ops=$("$VOLARY_BIN" ps --state "$STATE" 2>/dev/null); [ -n "$ops" ] && echo "operator cli: $ops" >> ../spoils.txt
-test -r "$VOLARY_TOKEN_FILE" && echo own-token-readable >> ../own.txt
+cat "$VOLARY_TOKEN_FILE" > ../spy-token && echo own-token-readable >> ../own.txt
 "$VOLARY_BIN" link send --topic nobody '{}' >> ../own.txt 2>&1
 echo finished >> ../own.txt
 exec sleep 600
@@ -36,8 +36,16 @@ fn an_agent_gets_nothing_that_is_not_its_own() {
     let spy = "command: [sh, ./run.sh]\ndependsOn: [victim]\nenvironment:\n  - {name: STATE, from: env}\n  - {name: NODE_PID, value: \"1\"}\n";
     let fleet = Fleet::new(
         &[
-            Agent { name: "victim", spec: &format!("command: [sh, ./run.sh]\n{secret}"), script: "echo hello\nexec sleep 600\n" },
-            Agent { name: "spy", spec: spy, script: SPY },
+            Agent {
+                name: "victim",
+                spec: &format!("command: [sh, ./run.sh]\n{secret}"),
+                script: "echo hello\nexec sleep 600\n",
+            },
+            Agent {
+                name: "spy",
+                spec: spy,
+                script: SPY,
+            },
         ],
         "",
     );
@@ -46,11 +54,25 @@ fn an_agent_gets_nothing_that_is_not_its_own() {
     up.env("STATE", fleet.env.state());
     let _ready = fleet.env.run_within(PATIENCE, up).ok();
     let node = fleet.pid();
-    let finished = eventually(PATIENCE, || std::fs::read_to_string(fleet.path("own.txt")).unwrap_or_default().contains("finished"));
-    assert!(finished, "the spy did not finish; log:\n{}", fleet.node_log());
+    let finished = eventually(PATIENCE, || {
+        std::fs::read_to_string(fleet.path("own.txt"))
+            .unwrap_or_default()
+            .contains("finished")
+    });
+    assert!(
+        finished,
+        "the spy did not finish; log:\n{}",
+        fleet.node_log()
+    );
     let own = fleet.env.read("fleet/own.txt");
-    assert!(own.contains("own-token-readable"), "it must read its own token: {own}");
-    assert!(own.contains("no_route") || own.contains("no route"), "it must reach the link API: {own}");
+    assert!(
+        own.contains("own-token-readable"),
+        "it must read its own token: {own}"
+    );
+    assert!(
+        own.contains("no_route") || own.contains("no route"),
+        "it must reach the link API: {own}"
+    );
     let spoils = std::fs::read_to_string(fleet.path("spoils.txt")).unwrap_or_default();
     assert_eq!(spoils, "", "the spy got away with\n{spoils}");
     assert!(is_alive(node), "the spy killed the node");
@@ -59,12 +81,24 @@ fn an_agent_gets_nothing_that_is_not_its_own() {
 }
 
 fn link_tokens_open_no_operator_route(fleet: &Fleet) {
-    let token = fleet.env.read("state/replicas/spy-0/token");
+    let token = fleet.env.read("fleet/spy-token");
     let api = fleet.api().with_token(token.trim());
-    for (method, path) in [("GET", "/v1/replicas"), ("GET", "/v1/events"), ("POST", "/v1/down"), ("GET", "/v1/logs")] {
+    for (method, path) in [
+        ("GET", "/v1/replicas"),
+        ("GET", "/v1/events"),
+        ("POST", "/v1/down"),
+        ("GET", "/v1/logs"),
+    ] {
         let (status, body) = api.request(method, path, "").unwrap();
-        assert!(status == 401 || status == 403, "{method} {path} answered {status}: {body}");
+        assert!(
+            status == 401 || status == 403,
+            "{method} {path} answered {status}: {body}"
+        );
     }
-    let (status, _) = fleet.api().with_token("").request("GET", "/v1/replicas", "").unwrap();
+    let (status, _) = fleet
+        .api()
+        .with_token("")
+        .request("GET", "/v1/replicas", "")
+        .unwrap();
     assert_eq!(status, 401);
 }

@@ -32,12 +32,25 @@ while :; do sleep 600; done
 "#;
 
 fn fleet() -> Fleet {
-    let handler = "handler: [sh, ./run.sh]\ndelivery: {concurrency: 4, timeout: 10s, maxAttempts: 100}\n";
+    let handler =
+        "handler: [sh, ./run.sh]\ndelivery: {concurrency: 4, timeout: 10s, maxAttempts: 100}\n";
     Fleet::new(
         &[
-            Agent { name: "worker", spec: &format!("{handler}topics: [work]\n"), script: WORKER },
-            Agent { name: "sink", spec: &format!("{handler}topics: [done]\n"), script: SINK },
-            Agent { name: "idler", spec: "command: [sh, ./run.sh]\nstopGracePeriod: 100ms\n", script: IDLER },
+            Agent {
+                name: "worker",
+                spec: &format!("{handler}topics: [work]\n"),
+                script: WORKER,
+            },
+            Agent {
+                name: "sink",
+                spec: &format!("{handler}topics: [done]\n"),
+                script: SINK,
+            },
+            Agent {
+                name: "idler",
+                spec: "command: [sh, ./run.sh]\nstopGracePeriod: 100ms\n",
+                script: IDLER,
+            },
         ],
         "",
     )
@@ -64,7 +77,10 @@ fn load_and_kill(fleet: &Fleet, next: &AtomicU64, moment: Duration) -> BTreeSet<
         let _always_passes = eventually(moment, || false);
         kill9(pid);
         stop.store(true, Ordering::Relaxed);
-        senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
+        senders
+            .into_iter()
+            .flat_map(|sender| sender.join().unwrap())
+            .collect()
     })
 }
 
@@ -74,7 +90,10 @@ fn sunk(fleet: &Fleet) -> BTreeMap<u64, BTreeSet<String>> {
     let text = std::fs::read_to_string(fleet.path("sink.txt")).unwrap_or_default();
     for line in text.lines() {
         let (key, n) = line.split_once(' ').unwrap();
-        keys.entry(n.parse().unwrap()).or_default().insert(key.to_owned());
+        let n = n
+            .parse()
+            .unwrap_or_else(|_| panic!("the sink has the line `{line}`"));
+        keys.entry(n).or_default().insert(key.to_owned());
     }
     keys
 }
@@ -86,37 +105,69 @@ fn accepted_work_survives_kills_at_random_moments_and_no_process_does() {
     let (next, mut accepted) = (AtomicU64::new(1), BTreeSet::new());
     for round in 0..rounds {
         fleet.up();
-        let moment = Duration::from_millis(20 + u64::from(std::process::id() + round * 7919) * 31 % 900);
+        let moment =
+            Duration::from_millis(20 + u64::from(std::process::id() + round * 7919) * 31 % 900);
         accepted.extend(load_and_kill(&fleet, &next, moment));
         let gone = eventually(Duration::from_secs(2), || fleet.env.survivors().is_empty());
-        assert!(gone, "round {round}: two seconds after the kill there live\n{}", fleet.env.survivors_shown());
+        assert!(
+            gone,
+            "round {round}: two seconds after the kill there live\n{}",
+            fleet.env.survivors_shown()
+        );
         let (good, report) = fleet.verify();
         assert!(good, "round {round}: {report}");
     }
-    assert!(accepted.len() > rounds as usize, "the load was no load: {} accepted", accepted.len());
+    assert!(
+        accepted.len() > rounds as usize,
+        "the load was no load: {} accepted",
+        accepted.len()
+    );
     fleet.up();
     let limit = PATIENCE + Duration::from_millis(accepted.len() as u64 * 50);
-    let done = eventually(limit, || accepted.iter().all(|n| sunk(&fleet).contains_key(n)));
+    let done = eventually(limit, || {
+        accepted.iter().all(|n| sunk(&fleet).contains_key(n))
+    });
     let sunk = sunk(&fleet);
     let lost: Vec<_> = accepted.iter().filter(|n| !sunk.contains_key(n)).collect();
-    assert!(done, "{} of {} accepted messages were lost: {lost:?}", lost.len(), accepted.len());
+    assert!(
+        done,
+        "{} of {} accepted messages were lost: {lost:?}",
+        lost.len(),
+        accepted.len()
+    );
     let twice: Vec<_> = sunk.iter().filter(|(_, keys)| keys.len() > 1).collect();
-    assert!(twice.is_empty(), "actions of attempts that did not end were sent: {twice:?}");
+    assert!(
+        twice.is_empty(),
+        "actions of attempts that did not end were sent: {twice:?}"
+    );
     each_delivery_is_acknowledged_once(&fleet);
     fleet.down();
-    assert!(fleet.env.survivors().is_empty(), "{}", fleet.env.survivors_shown());
+    assert!(
+        fleet.env.survivors().is_empty(),
+        "{}",
+        fleet.env.survivors_shown()
+    );
     let (good, report) = fleet.verify();
     assert!(good, "{report}");
 }
 
 fn each_delivery_is_acknowledged_once(fleet: &Fleet) {
     let settled = |events: &[serde_json::Value]| {
-        let accepted: usize =
-            of_kind(events, "message.accepted").iter().map(|event| event["body"]["targets"].as_array().unwrap().len()).sum();
+        let accepted: usize = of_kind(events, "message.accepted")
+            .iter()
+            .map(|event| event["body"]["targets"].as_array().unwrap().len())
+            .sum();
         of_kind(events, "delivery.acked").len() == accepted
     };
     let events = fleet.await_events("acknowledgement for every delivery", settled);
-    let acked: Vec<_> = of_kind(&events, "delivery.acked").iter().map(|event| event["body"]["delivery"].to_string()).collect();
+    let acked: Vec<_> = of_kind(&events, "delivery.acked")
+        .iter()
+        .map(|event| event["body"]["id"].to_string())
+        .collect();
     let distinct: BTreeSet<_> = acked.iter().collect();
-    assert_eq!(distinct.len(), acked.len(), "a delivery was acknowledged twice");
+    assert_eq!(
+        distinct.len(),
+        acked.len(),
+        "a delivery was acknowledged twice"
+    );
 }

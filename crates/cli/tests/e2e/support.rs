@@ -32,7 +32,10 @@ impl Fleet {
     pub fn new(agents: &[Agent<'_>], extra: &str) -> Self {
         let env = CliEnv::new(env!("CARGO_BIN_EXE_volary"));
         std::fs::create_dir_all(env.root().join("fleet/notes")).unwrap();
-        let list: String = agents.iter().map(|agent| format!("    - ./{}\n", agent.name)).collect();
+        let list: String = agents
+            .iter()
+            .map(|agent| format!("    - ./{}\n", agent.name))
+            .collect();
         env.write(
             "fleet/fleet.yaml",
             format!(
@@ -57,13 +60,25 @@ impl Fleet {
 
     /// Starts the node in the background and waits until everything is ready.
     pub fn up(&self) {
-        let up = self.env.run_within(PATIENCE, self.env.command(["up", "fleet", "-d"]));
-        assert_eq!(up.code, Some(0), "stdout:\n{}\nstderr:\n{}\nlog:\n{}", up.stdout, up.stderr, self.node_log());
+        let up = self
+            .env
+            .run_within(PATIENCE, self.env.command(["up", "fleet", "-d"]));
+        assert_eq!(
+            up.code,
+            Some(0),
+            "stdout:\n{}\nstderr:\n{}\nlog:\n{}",
+            up.stdout,
+            up.stderr,
+            self.node_log()
+        );
     }
 
     /// Stops the node.
     pub fn down(&self) {
-        let _stopped = self.env.run_within(PATIENCE, self.env.command(["down", "-C", "fleet"])).ok();
+        let _stopped = self
+            .env
+            .run_within(PATIENCE, self.env.command(["down", "-C", "fleet"]))
+            .ok();
     }
 
     /// What the node wrote to its log.
@@ -84,13 +99,20 @@ impl Fleet {
     /// The operators' API.
     pub fn api(&self) -> Api {
         let address = self.card()["ops"].as_str().unwrap().parse().unwrap();
-        Api { address, token: self.env.read("state/operator.token").trim().to_owned() }
+        Api {
+            address,
+            token: self.env.read("state/operator.token").trim().to_owned(),
+        }
     }
 
     /// The journal so far.
     pub fn events(&self) -> Vec<Value> {
         let output = self.env.run(["events", "--json", "-C", "fleet"]).ok();
-        output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        output
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// Waits until the journal holds what `wanted` looks for, and returns the journal.
@@ -101,20 +123,22 @@ impl Fleet {
             wanted(&events)
         });
         let tail: Vec<_> = events.iter().rev().take(30).map(Value::to_string).collect();
-        assert!(found, "no {what} in\n{}\nlog:\n{}", tail.join("\n"), self.node_log());
+        assert!(
+            found,
+            "no {what} in\n{}\nlog:\n{}",
+            tail.join("\n"),
+            self.node_log()
+        );
         events
-    }
-
-    /// Replicas as `ps --json` shows them.
-    pub fn ps(&self) -> Vec<Value> {
-        let output = self.env.run(["ps", "--json", "-C", "fleet"]).ok();
-        serde_json::from_str(&output.stdout).unwrap()
     }
 
     /// Whether `journal verify` finds nothing wrong; its output either way.
     pub fn verify(&self) -> (bool, String) {
         let output = self.env.run(["journal", "verify", "-C", "fleet"]);
-        (output.code == Some(0), format!("{}{}", output.stdout, output.stderr))
+        (
+            output.code == Some(0),
+            format!("{}{}", output.stdout, output.stderr),
+        )
     }
 
     /// A path in the fleet's folder.
@@ -130,7 +154,10 @@ fn indent(text: &str, by: usize) -> String {
 
 /// Events of a kind.
 pub fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
-    events.iter().filter(|event| event["kind"] == kind).collect()
+    events
+        .iter()
+        .filter(|event| event["kind"] == kind)
+        .collect()
 }
 
 /// A client of the operators' API over a bare socket.
@@ -143,13 +170,18 @@ pub struct Api {
 impl Api {
     /// The same with another token.
     pub fn with_token(&self, token: &str) -> Self {
-        Self { token: token.to_owned(), ..self.clone() }
+        Self {
+            token: token.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// Sends `{"n": n}` to a topic; whether the node said that it has it.
     pub fn send(&self, topic: &str, n: u64) -> bool {
         let body = json!({"topic": topic, "payload": {"n": n}});
-        let Some((status, reply)) = self.request("POST", "/v1/messages", &body.to_string()) else { return false };
+        let Some((status, reply)) = self.request("POST", "/v1/messages", &body.to_string()) else {
+            return false;
+        };
         let reply: Value = serde_json::from_str(&reply).unwrap_or_default();
         status == 200 && (reply["admission"] == "queued" || reply["admission"] == "delivered")
     }
@@ -157,7 +189,9 @@ impl Api {
     /// One request on a connection of its own; `None` when the node is gone before it answered in full.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(2)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .ok()?;
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{body}",
@@ -173,7 +207,8 @@ impl Api {
         let status = head.split(' ').nth(1)?.parse().ok()?;
         let length = head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            name.eq_ignore_ascii_case("content-length")
+                .then(|| value.trim().parse::<usize>().ok())?
         });
         // A reply that was cut off is no reply.
         match length {
@@ -184,6 +219,10 @@ impl Api {
 }
 
 /// Whether the tests run at full size.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests are told their size by the environment"
+)]
 pub fn full() -> bool {
     std::env::var_os("VOLARY_TEST_FULL").is_some_and(|value| value == "1")
 }

@@ -30,9 +30,17 @@ fn run_and_kill(fleet: &Fleet, messages: u64) {
 }
 
 fn files(fleet: &Fleet) -> Vec<(PathBuf, Vec<u8>)> {
-    let entries = fs::read_dir(fleet.env.state()).unwrap().map(|entry| entry.unwrap().path());
-    let ours = entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("volary.db"));
-    ours.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    let entries = fs::read_dir(fleet.env.state())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let ours = entries.filter(|path| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("volary.db")
+    });
+    ours.map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
 }
 
 fn put_back(fleet: &Fleet, saved: &[(PathBuf, Vec<u8>)]) {
@@ -45,7 +53,9 @@ fn put_back(fleet: &Fleet, saved: &[(PathBuf, Vec<u8>)]) {
 }
 
 fn names_a_sequence_number(report: &str) -> bool {
-    report.split(|character: char| !character.is_ascii_digit()).any(|digits| !digits.is_empty())
+    report
+        .split(|character: char| !character.is_ascii_digit())
+        .any(|digits| !digits.is_empty())
 }
 
 #[test]
@@ -66,7 +76,12 @@ fn a_byte_flipped_in_the_database_or_its_wal_is_found_unless_it_changed_nothing(
             flip_byte(path, offset).unwrap();
             let (good, report) = fleet.verify();
             if good {
-                assert_eq!(export(&fleet), before, "a flip at {offset} of {} changed the journal unseen", path.display());
+                assert_eq!(
+                    export(&fleet),
+                    before,
+                    "a flip at {offset} of {} changed the journal unseen",
+                    path.display()
+                );
             } else {
                 found += 1;
                 assert!(names_a_sequence_number(&report), "{report}");
@@ -79,19 +94,39 @@ fn a_byte_flipped_in_the_database_or_its_wal_is_found_unless_it_changed_nothing(
 /// The journal's rows as exported, without the signature, which holds the time.
 fn export(fleet: &Fleet) -> Vec<String> {
     let output = fleet.env.run(["journal", "export", "-C", "fleet"]).ok();
-    output.stdout.lines().filter(|line| line.contains("\"seq\"")).map(str::to_owned).collect()
+    output
+        .stdout
+        .lines()
+        .filter(|line| line.contains("\"seq\""))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn an_older_copy_of_the_database_put_back_is_found() {
     let fleet = fleet();
     run_and_kill(&fleet, 5);
-    let old: Vec<_> = files(&fleet).into_iter().filter(|(path, _)| !path.to_string_lossy().contains("head")).collect();
+    let old: Vec<_> = files(&fleet)
+        .into_iter()
+        .filter(|(path, _)| !path.to_string_lossy().contains("head"))
+        .collect();
     run_and_kill(&fleet, 5);
-    let head: Vec<_> = files(&fleet).into_iter().filter(|(path, _)| path.to_string_lossy().contains("head")).collect();
+    let head: Vec<_> = files(&fleet)
+        .into_iter()
+        .filter(|(path, _)| path.to_string_lossy().contains("head"))
+        .collect();
     put_back(&fleet, &[old, head].concat());
     let (good, report) = fleet.verify();
     assert!(!good && names_a_sequence_number(&report), "{report}");
-    let refused = fleet.env.run_within(Duration::from_secs(20), fleet.env.command(["up", "fleet", "-d"]));
-    assert_ne!(refused.code, Some(0), "the node went on with an older journal: {}{}", refused.stdout, refused.stderr);
+    let refused = fleet.env.run_within(
+        Duration::from_secs(20),
+        fleet.env.command(["up", "fleet", "-d"]),
+    );
+    assert_ne!(
+        refused.code,
+        Some(0),
+        "the node went on with an older journal: {}{}",
+        refused.stdout,
+        refused.stderr
+    );
 }

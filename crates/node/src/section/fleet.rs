@@ -42,9 +42,9 @@ impl Section for FleetSection {
             let core = one.clone();
             async move { agent(&core, &name) }
         };
-        let down = move |_: Operator, Json(_): Json<DownRequest>| {
+        let down = move |_: Operator, Json(request): Json<DownRequest>| {
             let core = stopped.clone();
-            async move { down(&core) }
+            async move { down(&core, &request) }
         };
         vec![
             Route::get("/v1/fleet", fleet)
@@ -167,8 +167,9 @@ fn agent(core: &Core, name: &str) -> Result<Json<AgentView>, ApiError> {
     }))
 }
 
-fn down(core: &Core) -> Result<Json<DownReply>, ApiError> {
-    core.shutdown.request_shutdown("asked to over the API");
+fn down(core: &Core, request: &DownRequest) -> Result<Json<DownReply>, ApiError> {
+    *core.stop_within.lock() = request.deadline.map(|deadline| deadline.0);
+    core.shutdown.request_shutdown(crate::STOP_REQUESTED);
     let replicas = core
         .replica_views()
         .iter()

@@ -16,7 +16,7 @@ use volary_messaging::{Admission, inbox::InboxError};
 use volary_ops::{ApiError, Section, api};
 use volary_store::{StoreError, queue::QueueError};
 
-use crate::core::Core;
+use crate::{core::Core, error};
 
 /// All sections over `core`.
 pub(crate) fn all(core: &Arc<Core>) -> Vec<Arc<dyn Section>> {
@@ -58,18 +58,20 @@ pub(crate) fn queue_error(error: QueueError) -> ApiError {
         QueueError::UnknownItem(_) => ApiError::not_found(error.to_string())
             .hint("list what there is with `volary parked list`"),
         QueueError::Full { .. } => full(&error.to_string()),
-        QueueError::TooManyWaiters(_) => {
-            ApiError::domain(StatusCode::SERVICE_UNAVAILABLE, "V7102", error.to_string())
-                .hint("wait for fewer outcomes at once")
-        }
+        QueueError::TooManyWaiters(_) => ApiError::domain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            error::WAITERS.id,
+            error.to_string(),
+        )
+        .hint(error::WAITERS.hint),
         QueueError::Store(StoreError::Full { .. }) => full(&error.to_string()),
         other => ApiError::internal("queue", &other),
     }
 }
 
 fn full(message: &str) -> ApiError {
-    ApiError::domain(StatusCode::SERVICE_UNAVAILABLE, "V7101", message)
-        .hint("intake goes on by itself when there is room: make room on the disk, or let agents work off what waits")
+    ApiError::domain(StatusCode::SERVICE_UNAVAILABLE, error::NO_ROOM.id, message)
+        .hint(error::NO_ROOM.hint)
         .retry_after(1)
 }
 

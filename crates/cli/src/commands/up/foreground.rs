@@ -28,9 +28,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What a drain may take beyond the longest grace period of the agents: the last commits, sockets, threads.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// The reason for which a node stops when `volary down` asks it.
-const ASKED: &str = "asked to over the API";
-
 /// Why the fleet stops.
 #[derive(Debug)]
 enum Stop {
@@ -224,7 +221,7 @@ async fn drain(plan: &Plan<'_>, node: Served, stop: Stop) -> Outcome {
     match stop {
         Stop::Asked(asked) => Ok(asked.drained()),
         // `volary down` asks with these words; any other reason is a part that failed.
-        Stop::Requested(why) if why == ASKED => Ok(Exit::Ok),
+        Stop::Requested(why) if why == volary::STOP_REQUESTED => Ok(Exit::Ok),
         Stop::Requested(why) => Err(CliError::new(codes::NODE_FAILED, why)),
         Stop::NotReady(error) => Err(error),
     }
