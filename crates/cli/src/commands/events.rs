@@ -126,28 +126,64 @@ const DETAILS: usize = 100;
 /// Longest value that is shown among them.
 const VALUE: usize = 64;
 
+/// What tells most about an event, in this order; other values follow.
+const FIRST: [&str; 12] = [
+    "page", "kind", "topics", "targets", "sender", "reason", "attempt", "attempts", "actions",
+    "retry_in", "exit", "pid",
+];
+
+/// What is only noise on a line: ids to look up with `--json`, and what the line says already.
+const NOISE: [&str; 13] = [
+    "v",
+    "id",
+    "item",
+    "change",
+    "cursor",
+    "trace",
+    "queue",
+    "message",
+    "subscription",
+    "enqueued_at",
+    "occurred_at",
+    "content_type",
+    "replica",
+];
+
 /// The plain values of a body, `key=value` in a row; the whole of it is for `--json`.
 fn details(body: &str) -> String {
     let Ok(serde_json::Value::Object(body)) = serde_json::from_str(body) else {
         return String::new();
     };
+    let first = FIRST.iter().filter_map(|key| body.get_key_value(*key));
+    let rest = body
+        .iter()
+        .filter(|(key, _)| !FIRST.contains(&key.as_str()) && !NOISE.contains(&key.as_str()));
     let mut text = String::new();
-    for (key, value) in body.iter().filter(|(key, _)| *key != "v") {
-        let value = match value {
-            serde_json::Value::String(value) => value.clone(),
-            serde_json::Value::Number(_) | serde_json::Value::Bool(_) => value.to_string(),
-            _ => continue,
-        };
+    for (key, value) in first.chain(rest) {
         // Encoded bytes and the like: nothing to read in passing.
-        if value.chars().nth(VALUE).is_some() {
+        let Some(value) = plain(value).filter(|value| value.chars().nth(VALUE).is_none()) else {
             continue;
-        }
+        };
         let gap = if text.is_empty() { "" } else { " " };
         write!(text, "{gap}{key}={}", tame(&value)).expect("writing to a String cannot fail");
     }
     match text.char_indices().nth(DETAILS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+/// A value as it is shown on a line; a page is its id.
+fn plain(value: &serde_json::Value) -> Option<String> {
+    match value {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Number(_) | serde_json::Value::Bool(_) => Some(value.to_string()),
+        serde_json::Value::Array(values) if !values.is_empty() => {
+            let values: Option<Vec<String>> = values.iter().map(plain).collect();
+            values.map(|values| values.join(","))
+        }
+        serde_json::Value::Object(fields) => fields.get("id").and_then(plain),
+        _ => None,
     }
 }
 
