@@ -65,8 +65,14 @@ fn find(path: &Path) -> Option<Found> {
     })
 }
 
+/// The folder of a manifest that is named without one is the current one.
 fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+    let named = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    std::path::absolute(named).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// Most names that a listing returns: it only feeds a hint.
