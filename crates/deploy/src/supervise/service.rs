@@ -459,7 +459,9 @@ impl Service {
         let now = self.clock.mono();
         let replica = &mut self.replicas[index];
         let passed = result.is_ok();
-        let said = result.err().unwrap_or_default();
+        // An exit code, say, is the check's and not the replica's.
+        let said = result.err().map(|said| format!("health check: {said}"));
+        let said = said.unwrap_or_default();
         replica.last_probe = self.redactor.redact(&said).into_owned();
         let Some(machine) = &mut replica.machine else {
             return;
