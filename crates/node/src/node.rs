@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use volary_deploy::supervise::SuperviseError;
 use volary_kernel::{
     clock,
+    ready::Latch,
     retry::Backoff,
     task::{Supervisor, TaskKind},
 };
@@ -94,6 +95,8 @@ impl Node {
             _lock: lock,
         };
         let Self { core, tasks, .. } = &node;
+        // Before anybody can ask: a node with nothing to wait for yet is not a ready one.
+        let replicas_ready = core.readiness.latch("replicas");
 
         let (queues, token) = (core.queues.clone(), tasks.base.token());
         tasks
@@ -149,7 +152,7 @@ impl Node {
                 .map(source, place)
                 .map_err(|error| NodeError::Fleet(error.to_string()))?;
         }
-        node.watch_readiness();
+        node.watch_readiness(replicas_ready);
         Ok(node)
     }
 
@@ -173,8 +176,7 @@ impl Node {
     }
 
     /// Keeps the latch `replicas`: ready once every replica is.
-    fn watch_readiness(&self) {
-        let latch = self.core.readiness.latch("replicas");
+    fn watch_readiness(&self, latch: Latch) {
         let (core, token) = (self.core.clone(), self.tasks.base.token());
         self.tasks
             .base
