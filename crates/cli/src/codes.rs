@@ -62,7 +62,7 @@ codes! {
         "`volary doctor` shows what this machine offers";
     NOT_READY = "V8010", Deadline, "not ready in time",
         "Some replica or source was not ready when the time was over. The fleet was stopped again.",
-        "`volary logs AGENT` shows what it said; give it longer with --wait-timeout";
+        "what its replicas said is in the folder logs of its state; give it longer with --wait-timeout";
     NODE_FAILED = "V8011", Failure, "the node stopped by itself",
         "A part that the node cannot do without failed, so it drained and ended.",
         "its log says which and why; nothing that was accepted is lost: start it again when the cause is gone";

@@ -283,6 +283,10 @@ fn a_fleet_in_the_background_is_started_once_and_stopped_once() {
     assert_eq!(same["pid"], ready["pid"], "a second up changes nothing");
     assert!(again.stderr.contains("no change"), "{}", again.stderr);
     env.run(["up", "fleet"]).ok();
+    let mut inside = env.command(["up"]);
+    inside.current_dir(&fleet);
+    let inside = env.run_within(SOON, inside).ok();
+    assert!(inside.stderr.contains("no change"), "{}", inside.stderr);
 
     let manifest = fleet.join("flaky/agent.yaml");
     let text = fs::read_to_string(&manifest).unwrap();
@@ -441,6 +445,47 @@ fn an_agent_that_never_gets_ready_is_told_and_nothing_is_left() {
         assert_gone(&env);
     }
     assert!(env.run(["health"]).code(69).stderr.contains("V8003"));
+}
+
+#[test]
+fn an_agent_that_always_crashes_is_shown_as_such_and_never_as_ready() {
+    let env = env();
+    env.write("fleet/fleet.yaml", FLEET);
+    env.write(
+        "fleet/a/agent.yaml",
+        agent(
+            "  command: [sh, -c, 'exit 3']\n  restart: {backoff: {base: 10ms, max: 10ms, jitter: 0}}\n",
+        ),
+    );
+    let late = env
+        .run(["up", "-d", "fleet", "--wait-timeout", "3s"])
+        .code(124);
+    assert!(
+        late.stderr.contains("crash-loop") && late.stdout.is_empty(),
+        "{}{}",
+        late.stdout,
+        late.stderr
+    );
+    assert_gone(&env);
+
+    let node = env.start(["up", "fleet"]);
+    assert!(
+        eventually(SOON, || node.stdout().contains("not all of it ready")),
+        "{}\n{}",
+        node.stdout(),
+        node.stderr()
+    );
+    assert!(env.run(["ps"]).ok().stdout.contains("crash-loop"));
+    assert!(!events(&env, &["--kind", "replica.*"]).is_empty());
+    let again = env.run(["up", "-d", "fleet", "--json"]).code(1);
+    assert!(
+        again.stdout.contains("\"ready\":false") && again.stderr.contains("V8026"),
+        "{}{}",
+        again.stdout,
+        again.stderr
+    );
+    assert_eq!(node.stop(SOON).code, Some(0));
+    assert_gone(&env);
 }
 
 #[test]

@@ -34,26 +34,57 @@ const TAIL: u64 = 16 << 10;
 pub fn run(plan: &Plan<'_>) -> Outcome {
     let (mut log, begin) = open_log(&plan.log_file())?;
     let mut child = spawn(plan, &log)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| {
-        CliError::new(codes::SYSTEM, "cannot start the async runtime").because(&error)
-    })?;
+    let runtime = runtime()?;
     let limit = plan.arguments.wait_timeout.unwrap_or(WAIT);
-    match runtime.block_on(clock::timeout(limit, wait(plan, &mut child))) {
+    let mut missing = Vec::new();
+    match runtime.block_on(clock::timeout(limit, wait(plan, &mut child, &mut missing))) {
         Ok(Ok(node)) => {
-            announce(plan.context, &node, &plan.spec)?;
+            announce(plan.context, &node, &plan.spec, true)?;
             Ok(Exit::Ok)
         }
         Ok(Err(Ended::Child(status))) => Err(ended(plan, status, &mut log, begin)),
         Ok(Err(Ended::Error(error))) => Err(error),
         Err(late) => {
-            let error = CliError::new(codes::NOT_READY, "the fleet is not ready").because(&late);
+            let mut what = "the fleet is not ready".to_owned();
+            if !missing.is_empty() {
+                what = format!("{what}: {}", missing.join("; "));
+            }
+            let error = CliError::new(codes::NOT_READY, what).because(&late);
             runtime.block_on(give_up(plan, &mut child));
             Err(error)
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            CliError::new(codes::SYSTEM, "cannot start the async runtime").because(&error)
+        })
+}
+
+/// What of a running node is not ready, in words; empty when everything is.
+///
+/// # Errors
+/// When it does not answer.
+pub fn waiting(node: &Node) -> Result<Vec<String>, CliError> {
+    let document = runtime()?.block_on(node.health("/ready"))?;
+    Ok(not_ready(&document))
+}
+
+fn not_ready(document: &HealthDocument) -> Vec<String> {
+    if document.status == HealthStatus::Ready {
+        return Vec::new();
+    }
+    let failing = document.checks.iter().filter(|check| !check.ok);
+    failing
+        .map(|check| {
+            let reason = check.reason.as_deref().unwrap_or("not ready");
+            crate::ui::tame(&format!("{}: {reason}", check.name))
+        })
+        .collect()
 }
 
 fn open_log(path: &Path) -> Result<(File, u64), CliError> {
@@ -118,8 +149,12 @@ enum Ended {
     Error(CliError),
 }
 
-/// Until the child's node is ready, or the child has ended.
-async fn wait(plan: &Plan<'_>, child: &mut Child) -> Result<Node, Ended> {
+/// Until the child's node is ready, or the child has ended. Meanwhile `missing` tells what is not.
+async fn wait(
+    plan: &Plan<'_>,
+    child: &mut Child,
+    missing: &mut Vec<String>,
+) -> Result<Node, Ended> {
     let mut progress = Progress::new(plan.context.ui);
     loop {
         if let Ok(Some(status)) = child.try_wait() {
@@ -131,12 +166,11 @@ async fn wait(plan: &Plan<'_>, child: &mut Child) -> Result<Node, Ended> {
             if let Ok(replicas) = node.replicas().await {
                 progress.show(&replicas);
             }
-            if let Ok(HealthDocument {
-                status: HealthStatus::Ready,
-                ..
-            }) = node.health("/ready").await
-            {
-                return Ok(node);
+            if let Ok(document) = node.health("/ready").await {
+                if document.status == HealthStatus::Ready {
+                    return Ok(node);
+                }
+                *missing = not_ready(&document);
             }
         }
         clock::sleep(LOOK).await;

@@ -112,8 +112,8 @@ fn failed(error: &NodeError) -> CliError {
 /// From the start to the reason to stop.
 async fn live(plan: &Plan<'_>, node: &Served, signals: &mut Signals) -> Stop {
     let shown = async {
-        ready(plan, node).await?;
-        match show(plan).await {
+        let all_ready = ready(plan, node).await?;
+        match show(plan, all_ready).await {
             // The feed's reader may leave, and the feed may break: the fleet goes on.
             Ok(()) | Err(CliError::BrokenPipe) => {}
             Err(error) => plan.context.ui.tell(&error),
@@ -136,7 +136,7 @@ async fn live(plan: &Plan<'_>, node: &Served, signals: &mut Signals) -> Stop {
 }
 
 /// Where the fleet is reached, then the feed. In the background whoever started it tells.
-async fn show(plan: &Plan<'_>) -> Result<(), CliError> {
+async fn show(plan: &Plan<'_>, all_ready: bool) -> Result<(), CliError> {
     if plan.arguments.background {
         return Ok(());
     }
@@ -146,7 +146,7 @@ async fn show(plan: &Plan<'_>) -> Result<(), CliError> {
             format!("{} does not say where the node is", plan.state.display()),
         )
     })?;
-    announce(plan.context, &node, &plan.spec)?;
+    announce(plan.context, &node, &plan.spec, all_ready)?;
     if plan.arguments.no_feed {
         return Ok(());
     }
@@ -158,10 +158,10 @@ async fn show(plan: &Plan<'_>) -> Result<(), CliError> {
 }
 
 /// Shows progress until all is ready. Not being ready in time ends the fleet only where somebody asked for that: one
-/// broken agent must not keep the others from their work.
-async fn ready(plan: &Plan<'_>, node: &Served) -> Result<(), CliError> {
+/// broken agent must not keep the others from their work. Whether all is ready.
+async fn ready(plan: &Plan<'_>, node: &Served) -> Result<bool, CliError> {
     if plan.arguments.background {
-        return Ok(());
+        return Ok(true);
     }
     let limit = plan.arguments.wait_timeout.unwrap_or(WAIT);
     let mut progress = Progress::new(plan.context.ui);
@@ -175,7 +175,7 @@ async fn ready(plan: &Plan<'_>, node: &Served) -> Result<(), CliError> {
     };
     progress.show(&node.replicas());
     match ended {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(error) if plan.arguments.wait_timeout.is_some() => {
             Err(CliError::new(codes::NOT_READY, "the fleet is not ready").because(&error))
         }
@@ -183,7 +183,7 @@ async fn ready(plan: &Plan<'_>, node: &Served) -> Result<(), CliError> {
             plan.context
                 .ui
                 .say(format_args!("going on, though not all is ready: {error}"));
-            Ok(())
+            Ok(false)
         }
     }
 }

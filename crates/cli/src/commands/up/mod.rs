@@ -142,8 +142,13 @@ impl Plan<'_> {
                 self.context
                     .ui
                     .say(format_args!("{} is up already: no change", self.spec.name));
-                announce(self.context, node, &self.spec)?;
-                Ok(Exit::Ok)
+                let waiting = background::waiting(node)?;
+                announce(self.context, node, &self.spec, waiting.is_empty())?;
+                if waiting.is_empty() {
+                    return Ok(Exit::Ok);
+                }
+                let what = format!("not all of it is ready: {}", waiting.join("; "));
+                Err(CliError::new(codes::UNHEALTHY, what))
             }
             Some(difference) => {
                 let what = format!(
@@ -161,7 +166,7 @@ impl Plan<'_> {
     }
 }
 
-/// What `up` prints when all is ready.
+/// What `up` prints when all is ready, or it does not wait for it any longer.
 #[derive(Debug, Serialize)]
 struct Announcement<'a> {
     fleet: &'a str,
@@ -173,11 +178,11 @@ struct Announcement<'a> {
 }
 
 /// Prints where the fleet can be reached.
-fn announce(context: &Context, node: &Node, spec: &FleetSpec) -> Result<(), CliError> {
+fn announce(context: &Context, node: &Node, spec: &FleetSpec, ready: bool) -> Result<(), CliError> {
     let events = node.events_url();
     let announcement = Announcement {
         fleet: spec.name.as_str(),
-        ready: true,
+        ready,
         pid: node.pid(),
         ops: node.base(),
         events: &events,
@@ -193,7 +198,12 @@ fn announce(context: &Context, node: &Node, spec: &FleetSpec) -> Result<(), CliE
         usize::try_from(replicas).unwrap_or(usize::MAX),
     );
     let (agents, replicas) = (count(agents, "agent"), count(replicas, "replica"));
-    ui.line(format_args!("{} is ready: {agents}, {replicas}", spec.name))?;
+    let state = if ready {
+        "is ready"
+    } else {
+        "runs, not all of it ready"
+    };
+    ui.line(format_args!("{} {state}: {agents}, {replicas}", spec.name))?;
     ui.line(format_args!("ops     {}", announcement.ops))?;
     ui.line(format_args!("events  {}", announcement.events))?;
     ui.line(format_args!("state   {}", announcement.state.display()))

@@ -32,13 +32,9 @@ impl Progress {
         }
     }
 
-    /// Takes what is the case as shown already; a terminal shows it all the same, to draw over it.
+    /// Takes what is the case as shown already, so that only what changes is told.
     pub fn begin(&mut self, replicas: &[ReplicaView]) {
-        if self.ui.live {
-            self.show(replicas);
-        } else {
-            self.shown = replicas.iter().map(row).collect();
-        }
+        self.shown = replicas.iter().map(row).collect();
     }
 
     /// Shows what has changed since the last time.
