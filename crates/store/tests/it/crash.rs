@@ -72,7 +72,7 @@ fn start(directory: &std::path::Path) -> Child {
 
 #[tokio::test]
 async fn what_was_acknowledged_survives_kill_9_at_any_moment() {
-    let rounds = if thorough() { 200 } else { 8 };
+    let rounds = if thorough() { 50 } else { 8 };
     let directory = tempfile::tempdir().unwrap();
     let key = Arc::new(SigningKey::generate().unwrap());
     std::fs::write(directory.path().join(KEY), key.to_pkcs8().unwrap()).unwrap();
