@@ -20,6 +20,11 @@ struct State {
     order: VecDeque<ItemId>,
 }
 
+enum Asked {
+    Ended(Outcome),
+    Waits(oneshot::Receiver<Outcome>),
+}
+
 #[derive(Default)]
 pub(super) struct Outcomes {
     state: Mutex<State>,
@@ -57,9 +62,13 @@ impl Outcomes {
         self.state.lock().recent.get(&id).cloned()
     }
 
-    fn wait(&self, id: ItemId) -> Result<oneshot::Receiver<Outcome>, QueueError> {
-        let (send, receive) = oneshot::channel();
+    /// How an item ended, or where that will be told. One look, so that an end in between is not missed.
+    fn ask(&self, id: ItemId) -> Result<Asked, QueueError> {
         let mut state = self.state.lock();
+        if let Some(outcome) = state.recent.get(&id) {
+            return Ok(Asked::Ended(outcome.clone()));
+        }
+        let (send, receive) = oneshot::channel();
         if state.waiters >= MAX_WAITERS {
             state.drop_gone();
         }
@@ -72,7 +81,7 @@ impl Outcomes {
         waiting.push(send);
         let after = waiting.len();
         state.waiters = state.waiters + after - before;
-        Ok(receive)
+        Ok(Asked::Waits(receive))
     }
 }
 
@@ -94,10 +103,10 @@ impl Queues {
     /// thousand; [`QueueError::TooManyWaiters`].
     pub async fn outcome(&self, id: ItemId) -> Result<Outcome, QueueError> {
         let outcomes = &self.shared.outcomes;
-        if let Some(outcome) = outcomes.recent(id) {
-            return Ok(outcome);
-        }
-        let receive = outcomes.wait(id)?;
+        let receive = match outcomes.ask(id)? {
+            Asked::Ended(outcome) => return Ok(outcome),
+            Asked::Waits(receive) => receive,
+        };
         let live = self
             .shelf
             .lock()
@@ -108,5 +117,29 @@ impl Queues {
             return outcomes.recent(id).ok_or(QueueError::UnknownItem(id));
         }
         receive.await.map_err(|_| QueueError::UnknownItem(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use volary_kernel::Uid;
+
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_whether_it_comes_before_or_after_the_question() {
+        let outcomes = Outcomes::default();
+        let id = ItemId(Uid::generate());
+        let Ok(Asked::Waits(mut receive)) = outcomes.ask(id) else {
+            panic!("it has not ended");
+        };
+        outcomes.settle(id, Outcome::Done);
+        assert_eq!(receive.try_recv(), Ok(Outcome::Done));
+        assert!(matches!(outcomes.ask(id), Ok(Asked::Ended(Outcome::Done))));
+        assert_eq!(
+            outcomes.state.lock().waiters,
+            0,
+            "whoever was told waits no more"
+        );
     }
 }
