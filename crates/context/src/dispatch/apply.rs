@@ -19,6 +19,9 @@ use crate::{
     subscription::Subscription,
 };
 
+/// Conflicts in a row before a batch counts as failed. Each means that somebody else got something done.
+const CONFLICTS: u32 = 100;
+
 /// Applies what one run of a source tells.
 pub(super) struct Applier<'a> {
     pub mapping: &'a Mapping,
@@ -324,7 +327,7 @@ impl Applier<'_> {
         changes: Vec<Prepared>,
         full: &mut Full,
     ) -> Result<(), StoreError> {
-        let mut tries = 0;
+        let (mut tries, mut conflicts) = (0, 0);
         let built = loop {
             let mut built = self.build(&changes, full);
             if !built.taken.contains(&true) {
@@ -339,6 +342,8 @@ impl Applier<'_> {
                     break built;
                 }
                 Err(StoreError::Full { .. }) => self.pause(&mut tries).await?,
+                // A delivery was settled just when a change was to take its place.
+                Err(StoreError::Conflict { .. }) if conflicts < CONFLICTS => conflicts += 1,
                 Err(error) => return Err(error),
             }
         };

@@ -19,7 +19,8 @@ impl Queue {
     /// back if the batch is not committed.
     ///
     /// With a coalescing key, an item of the same tenant and key that nobody has claimed is replaced: it keeps its id
-    /// and position, its attempts begin anew. It is not handed out while the batch is open, so commit it soon.
+    /// and position, its attempts begin anew. It is not handed out while the batch is open, so commit it soon. The commit
+    /// ends in a conflict if the item was settled in the meantime after all; then make the batch anew.
     ///
     /// # Errors
     /// [`QueueError::Full`], [`QueueError::Invalid`].
@@ -66,10 +67,12 @@ impl Queue {
             }
         };
         if let Place::Replace {
-            had_state: true, ..
+            version: Some(version),
+            ..
         } = &place
         {
-            tx.delete(format::state_key(id), Expect::Any);
+            // A claim that has lapsed may still be settled by a batch that is on its way.
+            tx.delete(format::state_key(id), Expect::Version(*version));
         }
         let coalesced = !matches!(place, Place::New(_));
         let (inner, cause) = (self.inner.clone(), item.cause);
@@ -101,8 +104,8 @@ impl Queue {
         };
         let old = index
             .get(id)
-            .map(|(old, _)| (old.bytes, old.version.is_some(), old.base.clone()));
-        let (old_bytes, had_state, base) = old.unwrap_or_default();
+            .map(|(old, _)| (old.bytes, old.version, old.base.clone()));
+        let (old_bytes, version, base) = old.unwrap_or_default();
         meta.base = base.clone();
         let extra = meta.bytes.saturating_sub(old_bytes);
         index.room(0, extra).map_err(over)?;
@@ -116,7 +119,7 @@ impl Queue {
             id,
             extra,
             meta,
-            had_state,
+            version,
         };
         Ok((place, base))
     }
@@ -141,7 +144,8 @@ enum Place {
         id: ItemId,
         extra: u64,
         meta: Box<Meta>,
-        had_state: bool,
+        /// Of its state record.
+        version: Option<u64>,
     },
 }
 
