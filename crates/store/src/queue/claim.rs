@@ -98,11 +98,7 @@ impl Queue {
         let records = self.fetch(&ticket.picked).await?;
         for (picked, (item, state)) in ticket.picked.iter().zip(records) {
             let Some(item) = item else {
-                tracing::warn!(queue = %self.inner.name, item = %picked.id, "queue item vanished from the store");
-                self.inner.finish(
-                    picked.id,
-                    super::Outcome::Dropped("it vanished from the store".into()),
-                );
+                self.inner.vanished(picked.id).await?;
                 continue;
             };
             let (header, payload) = format::decode(&item.key, &item.value)?;
@@ -181,10 +177,7 @@ impl Queue {
         let item = self.inner.shared.store.get(&format::item_key(id)).await?;
         tracing::warn!(queue = %self.inner.name, item = %id, "state of a queue item was changed by somebody else");
         match (item, record, state) {
-            (None, ..) => self.inner.finish(
-                id,
-                super::Outcome::Dropped("it vanished from the store".into()),
-            ),
+            (None, ..) => self.inner.vanished(id).await?,
             (Some(_), Some(record), Some(state)) => {
                 self.inner
                     .index

@@ -367,9 +367,14 @@ impl Index {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Whether something may be claimed now.
+    /// Whether something may be claimed now. What is held back may not.
     pub(super) fn has_ready(&self) -> bool {
-        self.counts.ready > 0
+        self.ready.values().any(|ready| !ready.is_empty())
+    }
+
+    /// Whether something must leave.
+    pub(super) fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
     }
 
     pub(super) const fn counts(&self) -> Counts {

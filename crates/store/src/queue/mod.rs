@@ -42,7 +42,12 @@ pub use self::{
         QUEUE_NAME_MAX, QueueConfig, QueueError, QueueFull, QueueStats, REASON_MAX,
     },
 };
-use crate::{entry::Seq, store::SharedStore};
+use crate::{
+    batch::{Batch, Expect},
+    entry::Seq,
+    error::StoreError,
+    store::SharedStore,
+};
 #[cfg(feature = "sqlite")]
 pub(crate) use format::{ITEMS, decode};
 
@@ -125,6 +130,26 @@ impl Inner {
     fn finish(&self, id: ItemId, outcome: Outcome) {
         self.shared.outcomes.settle(id, outcome);
         self.index.lock().remove(id);
+    }
+
+    /// An item of the index is not in the store. As a rule somebody has settled it just now and the index is about to be
+    /// told: so this queues up behind that commit, and only what is in the index even then has vanished.
+    async fn vanished(self: &Arc<Self>, id: ItemId) -> Result<(), QueueError> {
+        let mut tx = Batch::new();
+        tx.check(format::item_key(id), Expect::Absent);
+        let inner = self.clone();
+        tx.on_commit(move |_| {
+            let known = inner.index.lock().get(id).is_some();
+            if known {
+                tracing::warn!(queue = %inner.name, item = %id, "queue item vanished from the store");
+                inner.finish(id, Outcome::Dropped("it vanished from the store".into()));
+            }
+        });
+        match self.shared.store.commit(tx).await {
+            // In a conflict it is there again.
+            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

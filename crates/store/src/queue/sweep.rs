@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use volary_kernel::clock;
+use volary_kernel::{Mono, clock};
 
 use super::{
-    Inner, ItemId, Outcome, QueueError, Queues,
+    Inner, ItemId, Outcome, Queue, QueueError, Queues,
     format::{self, ParkedInfo},
     index::Doom,
     settle,
@@ -54,8 +54,7 @@ impl Inner {
         attempts: u32,
     ) -> Result<(), QueueError> {
         let Some(record) = self.shared.store.get(&format::item_key(id)).await? else {
-            self.finish(id, Outcome::Dropped("it vanished from the store".into()));
-            return Ok(());
+            return self.vanished(id).await;
         };
         let (mut header, payload) = format::decode(&record.key, &record.value)?;
         let mut tx = Batch::new();
@@ -97,20 +96,19 @@ impl Queues {
     /// Sweeps whenever it is due, until `stop`. Without it, time passes for a queue only when somebody claims from it.
     pub async fn run(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
+            // Whoever needs a wake-up while this looks around leaves word, because nobody is asleep to be woken.
+            *self.shared.alarm.lock() = None;
             let failed = self
                 .sweep()
                 .await
                 .inspect_err(|error| tracing::warn!(%error, "queue sweep failed"))
                 .is_err();
             let now = self.shared.clock.mono();
-            let next = self
-                .shelf
-                .lock()
-                .open
-                .values()
-                .filter_map(|queue| queue.inner.index.lock().next_timer())
-                .min();
-            let next = if failed { Some(now + RETRY) } else { next };
+            let next = if failed {
+                Some(now + RETRY)
+            } else {
+                self.next_due(now)
+            };
             *self.shared.alarm.lock() = next;
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -118,6 +116,20 @@ impl Queues {
                 () = sleep_until(next.map(|next| next - now)) => {}
             }
         }
+    }
+}
+
+impl Queues {
+    /// When the next sweep is due. What should have left and is still there (whoever was at it has given up) is tried
+    /// again after a while.
+    fn next_due(&self, now: Mono) -> Option<Mono> {
+        let shelf = self.shelf.lock();
+        let due = |queue: &Queue| {
+            let index = queue.inner.index.lock();
+            let again = index.has_doomed().then_some(now + RETRY);
+            again.into_iter().chain(index.next_timer()).min()
+        };
+        shelf.open.values().filter_map(due).min()
     }
 }
 

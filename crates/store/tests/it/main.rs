@@ -9,4 +9,5 @@ mod damage;
 mod full;
 mod model;
 mod proof;
+mod races;
 mod retention;
