@@ -8,6 +8,7 @@
 mod journal;
 mod lease;
 mod queue;
+mod queue_ends;
 mod records;
 mod watch;
 
@@ -73,16 +74,16 @@ pub async fn all(fixture: &Fixture) {
         queue::claims_are_journaled_under_the_queues_subject_if_asked,
         queue::a_lapsed_claim_is_handed_out_again_and_its_ack_refused,
         queue::a_renewed_claim_does_not_lapse,
-        queue::a_failed_attempt_waits_and_the_last_is_parked,
-        queue::a_lapsed_last_attempt_is_parked,
+        queue_ends::a_failed_attempt_waits_and_the_last_is_parked,
+        queue_ends::a_lapsed_last_attempt_is_parked,
         queue::coalescing_keeps_the_newest_payload_and_the_first_place,
         queue::tenants_take_turns_and_priority_goes_first_within_one,
         queue::bounds_refuse_and_give_back,
-        queue::deadlines_and_delays_hold,
-        queue::parked_items_are_listed_retried_and_dropped,
-        queue::after_a_restart_claims_are_free_and_attempts_remembered,
+        queue_ends::deadlines_and_delays_hold,
+        queue_ends::parked_items_are_listed_retried_and_dropped,
+        queue_ends::after_a_restart_claims_are_free_and_attempts_remembered,
         queue::a_dropped_claim_future_strands_nothing,
-        queue::outcomes_reach_those_who_wait,
+        queue_ends::outcomes_reach_those_who_wait,
     ];
     for (_, check) in checks {
         check(fixture).await;
