@@ -232,7 +232,18 @@ pub(super) async fn coalescing_keeps_the_newest_payload_and_the_first_place(fixt
         "what is claimed is not replaced"
     );
     fixture.store.commit(tx).await.expect("a commit");
+    assert!(
+        claim(&queue, 1).await.is_empty(),
+        "a newer one waits while the older is handled"
+    );
     nack(fixture, &queue, &claimed, "again").await;
+    assert!(
+        claim(&queue, 1).await.is_empty(),
+        "and while the older waits for its next attempt"
+    );
+    fixture.clock.advance(Duration::from_secs(4));
+    let claimed = claim_one(&queue, "2 is longer").await;
+    ack(fixture, &queue, &claimed).await;
     let claimed = claim_one(&queue, "5").await;
     nack(fixture, &queue, &claimed, "again").await;
     let again = send(fixture, &queue, keyed("6")).await;

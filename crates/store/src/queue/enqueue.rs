@@ -19,7 +19,8 @@ impl Queue {
     /// back if the batch is not committed.
     ///
     /// With a coalescing key, an item of the same tenant and key that nobody has claimed is replaced: it keeps its id
-    /// and position, its attempts begin anew. It is not handed out while the batch is open, so commit it soon. The commit
+    /// and position, its attempts begin anew. One that somebody has claimed, or whose batch is open, is settled first: the
+    /// new item waits behind it, so that of one key the newest always comes last. A replaced item is not handed out while the batch is open, so commit it soon. The commit
     /// ends in a conflict if the item was settled in the meantime after all; then make the batch anew.
     ///
     /// # Errors

@@ -70,6 +70,8 @@ struct Item {
     state: State,
     /// Replacements of its payload that are being committed; not claimable meanwhile.
     holds: u32,
+    /// The item of the same coalescing key that came before it; not claimable until that one has left.
+    ahead: Option<ItemId>,
 }
 
 /// Bounds of an index.
@@ -118,7 +120,10 @@ pub(super) struct Index {
     turns: VecDeque<Tenant>,
     timers: BTreeSet<(Mono, ItemId)>,
     doomed: BTreeSet<ItemId>,
+    /// The newest item of each key.
     coalesce: HashMap<(Tenant, Arc<str>), ItemId>,
+    /// The item that waits for this one to leave.
+    behind: HashMap<ItemId, ItemId>,
     counts: Counts,
 }
 
@@ -133,6 +138,7 @@ impl Index {
             timers: BTreeSet::new(),
             doomed: BTreeSet::new(),
             coalesce: HashMap::new(),
+            behind: HashMap::new(),
             counts: Counts::default(),
         }
     }
@@ -154,8 +160,10 @@ impl Index {
     /// Takes an item in, in `state`, whether it fits or not.
     pub(super) fn insert(&mut self, id: ItemId, meta: Meta, state: State) {
         self.bytes += meta.bytes;
-        if let Some(key) = &meta.coalesce {
-            self.coalesce.insert((meta.tenant.clone(), key.clone()), id);
+        let key = meta.coalesce.clone().map(|key| (meta.tenant.clone(), key));
+        let ahead = key.and_then(|key| self.coalesce.insert(key, id));
+        if let Some(ahead) = ahead {
+            self.behind.insert(ahead, id);
         }
         if let Some(deadline) = meta.deadline {
             self.timers.insert((deadline, id));
@@ -166,6 +174,7 @@ impl Index {
                 meta,
                 state,
                 holds: 0,
+                ahead,
             },
         );
         self.enter(id);
@@ -250,7 +259,7 @@ impl Index {
         }
     }
 
-    /// Takes an item out.
+    /// Takes an item out; whether another waited for that.
     pub(super) fn remove(&mut self, id: ItemId) -> bool {
         self.leave(id);
         let Some(item) = self.items.remove(&id) else {
@@ -260,13 +269,26 @@ impl Index {
         if let Some(deadline) = item.meta.deadline {
             self.timers.remove(&(deadline, id));
         }
-        if let Some(key) = item.meta.coalesce {
+        let next = self.behind.remove(&id);
+        match (item.ahead, next) {
+            (Some(ahead), Some(next)) => drop(self.behind.insert(ahead, next)),
+            (Some(ahead), None) => drop(self.behind.remove(&ahead)),
+            (None, _) => {}
+        }
+        if let Some(next) = next {
+            self.leave(next);
+            if let Some(next) = self.items.get_mut(&next) {
+                next.ahead = item.ahead;
+            }
+            self.enter(next);
+        } else if let Some(key) = item.meta.coalesce {
             let key = (item.meta.tenant, key);
-            if self.coalesce.get(&key) == Some(&id) {
-                self.coalesce.remove(&key);
+            match item.ahead {
+                Some(ahead) => drop(self.coalesce.insert(key, ahead)),
+                None => drop(self.coalesce.remove(&key)),
             }
         }
-        true
+        next.is_some()
     }
 
     /// Picks up to `max` items, tenants in turn, then the highest priority, then the oldest.
@@ -429,7 +451,7 @@ impl Index {
                 .extend(item.meta.deadline.map(|deadline| (deadline, id)));
         }
         match item.state {
-            State::Ready if item.holds == 0 => {
+            State::Ready if item.holds == 0 && item.ahead.is_none() => {
                 let tenant = &item.meta.tenant;
                 if !self.ready.contains_key(tenant) {
                     self.turns.push_back(tenant.clone());

@@ -129,7 +129,10 @@ impl Inner {
     /// finds either the item or its outcome.
     fn finish(&self, id: ItemId, outcome: Outcome) {
         self.shared.outcomes.settle(id, outcome);
-        self.index.lock().remove(id);
+        let freed = self.index.lock().remove(id);
+        if freed {
+            self.news.notify_one();
+        }
     }
 
     /// An item of the index is not in the store. As a rule somebody has settled it just now and the index is about to be

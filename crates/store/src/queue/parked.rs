@@ -121,6 +121,8 @@ impl Queues {
         let (item, mut header) = item_of(&record)?;
         header.parked = None;
         header.deadline = None;
+        // What came after it was handed out already: nothing new may meet it.
+        header.coalesce = None;
         header.from = self.shared.head.borrow().next();
         let mut tx = self.leave(&record, id)?;
         tx.put(

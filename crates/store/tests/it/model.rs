@@ -220,6 +220,7 @@ impl World {
                 let now = self.now;
                 let item = self.items.get_mut(id).unwrap();
                 (item.at, item.attempts, item.deadline) = (At::Waiting(now), 0, None);
+                item.key = None;
             }
         }
         self.settle_time();
@@ -276,20 +277,26 @@ impl World {
 
     async fn claim(&mut self, max: usize) {
         let claims = self.queue.claim("me", max, Duration::ZERO).await.unwrap();
-        let ready = self
+        let ready: Vec<_> = self
             .items
-            .values()
-            .filter(|item| matches!(item.at, At::Waiting(from) if from <= self.now))
-            .count();
-        assert_eq!(claims.len(), ready.min(max), "as many as wait");
+            .iter()
+            .filter(|(id, item)| self.may_be_claimed(**id, item))
+            .map(|(id, _)| *id)
+            .collect();
+        assert_eq!(claims.len(), ready.len().min(max), "as many as wait");
         for claim in claims {
             let item = self.items[&claim.id].clone();
             assert!(
                 matches!(item.at, At::Waiting(from) if from <= self.now),
                 "{item:?}"
             );
+            assert!(
+                ready.contains(&claim.id),
+                "its elders of the same key have left"
+            );
             let before = self.items.iter().filter(|(id, other)| {
                 let waits = matches!(other.at, At::Waiting(from) if from <= self.now)
+                    && ready.contains(id)
                     && other.tenant == item.tenant;
                 waits && (-other.priority, **id) < (-item.priority, claim.id)
             });
@@ -312,6 +319,15 @@ impl World {
             );
             self.claims.push(claim);
         }
+    }
+
+    /// Whether it waits, and behind no other of its key.
+    fn may_be_claimed(&self, id: ItemId, item: &Modelled) -> bool {
+        let elder = self.items.range(..id).any(|(_, elder)| {
+            let same = elder.key.is_some() && elder.key == item.key;
+            same && elder.tenant == item.tenant && elder.at != At::Parked
+        });
+        !elder && matches!(item.at, At::Waiting(from) if from <= self.now)
     }
 
     fn holds(&self, claim: &Claim) -> bool {
