@@ -41,6 +41,7 @@ use crate::{
     config::NodeConfig,
     core::{Core, Speaker},
     error::NodeError,
+    pulse::{self, Pulse},
     section,
     state::{NodeLock, StateDir},
 };
@@ -60,6 +61,8 @@ pub(crate) struct Built {
     pub tasks: Tasks,
     /// Closed last, if this node opened it.
     pub database: Option<SqliteStore>,
+    /// Tells whether the store answers.
+    pub pulse: Pulse,
 }
 
 /// Who runs what; drained in this order when the node stops.
@@ -126,6 +129,7 @@ pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
         state,
         lock,
         database,
+        pulse,
         ..
     } = ground;
     Ok(Built {
@@ -138,6 +142,7 @@ pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
         sources,
         tasks,
         database,
+        pulse,
     })
 }
 
@@ -151,6 +156,7 @@ struct Ground {
     key: Identity,
     store: SharedStore,
     database: Option<SqliteStore>,
+    pulse: Pulse,
     queues: Queues,
 }
 
@@ -164,9 +170,11 @@ async fn ground(config: &NodeConfig) -> Result<Ground, NodeError> {
     agents::declare_secrets(&config.fleet.agents, &redactor)?;
     let key = Identity::load_or_generate(&state.node_key())?;
     let (store, database) = open_store(config, &state, &key).await?;
+    let readiness = Readiness::new(config.clock.clone());
+    let (store, pulse) = pulse::watched(store, &readiness);
     Ok(Ground {
         queues: Queues::open(store.clone()).await?,
-        readiness: Readiness::new(config.clock.clone()),
+        readiness,
         metrics: Metrics::default(),
         state,
         lock,
@@ -174,6 +182,7 @@ async fn ground(config: &NodeConfig) -> Result<Ground, NodeError> {
         key,
         store,
         database,
+        pulse,
     })
 }
 

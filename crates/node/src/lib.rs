@@ -11,6 +11,7 @@ mod config;
 mod core;
 mod error;
 mod node;
+mod pulse;
 mod section;
 mod state;
 

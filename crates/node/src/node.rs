@@ -80,6 +80,7 @@ impl Node {
             sources,
             tasks,
             database,
+            pulse,
         } = build::build(config).await?;
         let handle = ops.handle();
         let address = handle
@@ -105,6 +106,8 @@ impl Node {
                 queues.run(token).await;
                 Ok(())
             });
+        let beating = pulse.run(tasks.base.token());
+        tasks.base.spawn(TaskKind::new("store-pulse"), beating);
         let own = tasks.ops.clone();
         tasks
             .ops
