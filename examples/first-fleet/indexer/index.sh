@@ -22,7 +22,7 @@ words=0
 title=
 if [ "$change" != invalidated ] && [ -f "$note" ]; then
   words=$(wc -w < "$note" | tr -d ' ')
-  title=$(sed -n 's/^#* *\(..*\)$/\1/p; /./q' "$note" | plain)
+  title=$(sed -n 's/^#* *\(..*\)$/\1/p; /./q' "$note" | plain | cut -c 1-120)
 fi
 
 echo "$change $path: $words words" >&2

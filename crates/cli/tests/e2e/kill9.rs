@@ -56,13 +56,16 @@ fn fleet() -> Fleet {
     )
 }
 
-/// Loads the node from four threads until it is killed after `moment`; numbers that were accepted go into `accepted`.
+/// Most messages of one sender in one round: enough that handlers are busy at every moment, few enough to be worked off.
+const PER_SENDER: usize = 20;
+
+/// Loads the node from four threads until it is killed after `moment`; returns the numbers that were accepted.
 fn load_and_kill(fleet: &Fleet, next: &AtomicU64, moment: Duration) -> BTreeSet<u64> {
     let (api, pid) = (fleet.api(), fleet.pid());
     let stop = AtomicBool::new(false);
     let sender = || {
         let mut accepted = BTreeSet::new();
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) && accepted.len() < PER_SENDER {
             let n = next.fetch_add(1, Ordering::Relaxed);
             if api.send("work", n) {
                 accepted.insert(n);
