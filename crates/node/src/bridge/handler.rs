@@ -80,9 +80,12 @@ pub(crate) async fn work(
 impl HandlerAgent {
     /// The delivery as it is now; nothing if there is nothing to be told any more.
     async fn open(&self, claimed: Claimed) -> Result<Option<Claimed>, SettleError> {
-        self.settler
-            .open(&self.mailbox, &self.sender, claimed)
-            .await
+        let opened = self.settler.open(&self.mailbox, &self.sender, claimed);
+        match opened.await {
+            // Somebody else has it by now.
+            Err(SettleError::Lapsed) => Ok(None),
+            opened => opened,
+        }
     }
 
     async fn run(&self, replica: &ReplicaId, claimed: &Claimed) -> HandlerOutcome {
