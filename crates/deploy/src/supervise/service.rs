@@ -459,9 +459,7 @@ impl Service {
         let now = self.clock.mono();
         let replica = &mut self.replicas[index];
         let passed = result.is_ok();
-        // An exit code, say, is the check's and not the replica's.
-        let said = result.err().map(|said| format!("health check: {said}"));
-        let said = said.unwrap_or_default();
+        let said = result.err().unwrap_or_default();
         replica.last_probe = self.redactor.redact(&said).into_owned();
         let Some(machine) = &mut replica.machine else {
             return;
@@ -522,7 +520,10 @@ impl Service {
             .join(", ");
         let reason = match life.state() {
             State::Pending if !waits.is_empty() => Some(format!("waits for {waits}")),
-            State::Starting if !replica.last_probe.is_empty() => Some(replica.last_probe.clone()),
+            // An exit code, say, is the check's and not the replica's.
+            State::Starting if !replica.last_probe.is_empty() => {
+                Some(format!("health check: {}", replica.last_probe))
+            }
             _ => life.reason().map(str::to_owned),
         };
         ReplicaStatus {
