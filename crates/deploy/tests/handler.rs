@@ -48,7 +48,12 @@ async fn exit_one_is_told_and_noted_in_the_log() {
     let outcome = run(&fixture, fixture.sh("echo '{\"send\":1}'; exit 1"), "").await;
     assert_eq!(outcome.exit, HandlerExit::Exited(1));
     assert_eq!(outcome.lines().count(), 1);
-    assert!(fixture.log("h", 0).await.contains("Exited(1)"));
+    assert!(
+        fixture
+            .log("h", 0)
+            .await
+            .contains("handler run ended: exit code 1")
+    );
 }
 
 #[tokio::test]

@@ -197,7 +197,11 @@ impl Event<'_> {
                 reason,
                 retry_in,
             } => {
-                let retry_in = retry_in.map(text::format_duration);
+                // Nobody reads the nanoseconds that jitter leaves.
+                let whole = |delay: Duration| {
+                    delay - Duration::from_nanos(u64::from(delay.subsec_nanos() % 1_000_000))
+                };
+                let retry_in = retry_in.map(|delay| text::format_duration(whole(delay)));
                 self.of_delivery(delivery, json!({"reason": reason, "retry_in": retry_in}))
             }
         }
@@ -445,13 +449,14 @@ mod tests {
         let event = Event::Failed {
             delivery: &delivery,
             reason: "exit status 1",
-            retry_in: None,
+            retry_in: Some(Duration::from_nanos(190_834_555)),
         };
         let body = body(&event);
         assert_eq!(
             (&body["v"], &body["attempt"], &body["kind"]),
             (&json!(1), &json!(3), &json!("dispatch"))
         );
+        assert_eq!(body["retry_in"], "190ms");
         assert_eq!(event.record().agent, Some(name("b")));
     }
 }

@@ -115,7 +115,7 @@ impl Applier<'_> {
                 Event::SourceBack { source }
             }
         };
-        tracing::warn!(source = %self.mapping.name(), event = event.kind(), ?event, "source reported");
+        tracing::warn!(source = %self.mapping.name(), event = event.kind(), what = ?event, "source reported");
         self.commit_event(Batch::new(), &event).await
     }
 

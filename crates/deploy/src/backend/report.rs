@@ -108,6 +108,20 @@ pub enum HandlerExit {
     SpawnFailed(String),
 }
 
+impl std::fmt::Display for HandlerExit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Signaled(signal) => write!(f, "signal {signal}"),
+            Self::TimedOut => f.write_str("killed at its timeout"),
+            Self::OutputTooLarge => f.write_str("killed because it wrote too much"),
+            Self::OutOfMemory(limit) => write!(f, "out of memory, limit {limit} bytes"),
+            Self::Lost => f.write_str("killed from outside"),
+            Self::SpawnFailed(why) => write!(f, "not started: {why}"),
+        }
+    }
+}
+
 /// A handler run that is over, with everything it started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerOutcome {

@@ -69,7 +69,7 @@ async fn attempt(inner: &Inner, run: &HandlerRun) -> Result<(HandlerExit, Bytes)
         },
     };
     if !matches!(exit, HandlerExit::Exited(0)) {
-        let remark = format!("handler run ended: {exit:?}");
+        let remark = format!("handler run ended: {exit}");
         let _refused_by_disk = tokio::task::spawn_blocking(move || log.remark(&remark)).await;
     }
     Ok((exit, stdout))
