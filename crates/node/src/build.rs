@@ -28,7 +28,7 @@ use volary_messaging::{
     post::{Post, PostConfig},
 };
 use volary_ops::{
-    Exposure, OpsConfig, OpsParts, OpsServer, Signals, SocketConfig, TcpConfig, TokenTable,
+    Exposure, Limits, OpsConfig, OpsParts, OpsServer, Signals, SocketConfig, TcpConfig, TokenTable,
 };
 use volary_store::{
     MemoryConfig, MemoryStore, Queues, Retention, SharedStore, SqliteConfig, SqliteStore,
@@ -367,6 +367,23 @@ fn context(
     Ok(context)
 }
 
+/// Room in a request body for what goes around the payload: names, headers, trace.
+const ENVELOPE_BYTES: usize = 64 << 10;
+
+/// Bounds of the ops server under which a payload that the fleet allows arrives, as base64 too.
+fn ops_limits(max_payload: u64) -> Limits {
+    let payload = usize::try_from(max_payload).unwrap_or(usize::MAX);
+    let body = (payload / 3)
+        .saturating_mul(4)
+        .saturating_add(ENVELOPE_BYTES);
+    let limits = Limits::default();
+    Limits {
+        body_bytes: limits.body_bytes.max(body),
+        all_bodies_bytes: limits.all_bodies_bytes.max(body.saturating_mul(2)),
+        ..limits
+    }
+}
+
 fn ops(
     core: &Arc<Core>,
     ground: &Ground,
@@ -381,6 +398,7 @@ fn ops(
             mode: 0o666,
             ..SocketConfig::new(ground.state.link_socket())
         }),
+        limits: ops_limits(core.fleet.messaging.max_payload),
         ..OpsConfig::new(ground.state.operator_token())
     };
     let parts = OpsParts {

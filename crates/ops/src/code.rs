@@ -38,14 +38,14 @@ codes! {
     HOST_REFUSED = "V6004", 421, "the Host header does not name this server",
         "use 127.0.0.1 or localhost, or list the name in the allowed hosts of the ops server";
     /// The request cannot be understood.
-    BAD_REQUEST = "V6005", 400, "the request is malformed", "see GET /v1/openapi.json for what the route takes";
+    BAD_REQUEST = "V6005", 400, "the request is malformed", "the message says what is expected; GET /v1/openapi.json describes every route";
     /// No such route.
     NO_ROUTE = "V6006", 404, "there is no such route", "see GET /v1/openapi.json for the routes there are";
     /// The route does not take this method.
     METHOD = "V6007", 405, "the route does not take this method", "see GET /v1/openapi.json for the methods it takes";
     /// The body is over the limit.
     BODY_TOO_LARGE = "V6008", 413, "the request body is too large",
-        "send less, or raise the body limit of the ops server";
+        "send less, or raise `messaging.maxPayload` of the fleet";
     /// Connections, streams or requests are at their bound.
     OVERLOADED = "V6009", 503, "the server is at one of its bounds", "try again after the time in Retry-After";
     /// The node's main runtime does not take requests.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use axum::Router;
+use axum::{Router, extract::DefaultBodyLimit};
 use bytes::Bytes;
 
 use super::{forward::Routers, front::OWN_PATHS};
@@ -88,7 +88,9 @@ pub(super) fn routers(mounted: &[Mounted]) -> Routers {
         let router = routes.fold(Router::new(), |router, route| {
             router.route(route.path, route.handler.clone())
         });
+        // The front has taken the whole body within the limits of this server; axum has one of its own.
         router
+            .layer(DefaultBodyLimit::disable())
             .fallback(async || ApiError::new(code::NO_ROUTE, "there is no such route on this API"))
     };
     Routers {
