@@ -86,7 +86,7 @@ codes! {
         "follow it by its trace: `volary events --trace TRACE`";
     NOT_SENT = "V8018", Failure, "the message was not accepted",
         "Nobody takes such messages, or a bound, a rule or a hook kept it out. It was not delivered to anybody.",
-        "the reason tells which; `volary inspect AGENT` shows the topics of an agent";
+        "`volary ps` lists the agents, `volary inspect AGENT` the topics of one";
     WORK_FAILED = "V8019", Failure, "the work failed",
         "The message was delivered, and its receiver used up its attempts or the message was dropped.",
         "`volary parked list` shows what got stuck, `volary logs AGENT` why";

@@ -441,7 +441,11 @@ fn an_agent_that_never_gets_ready_is_told_and_nothing_is_left() {
         &["up", "-d", "fleet", "--wait-timeout", "2s"],
     ] {
         let output = env.run(arguments).code(124);
-        assert!(output.stderr.contains("V8010"), "{}", output.stderr);
+        assert!(
+            output.stderr.contains("V8010") && output.stderr.contains("health check: exit code 1"),
+            "{}",
+            output.stderr
+        );
         assert_gone(&env);
     }
     assert!(env.run(["health"]).code(69).stderr.contains("V8003"));
@@ -475,7 +479,8 @@ fn an_agent_that_always_crashes_is_shown_as_such_and_never_as_ready() {
         node.stdout(),
         node.stderr()
     );
-    assert!(env.run(["ps"]).ok().stdout.contains("crash-loop"));
+    let shown = || env.run(["ps"]).ok().stdout.contains("crash-loop");
+    assert!(eventually(SOON, shown), "{}", env.run(["ps"]).stdout);
     assert!(!events(&env, &["--kind", "replica.*"]).is_empty());
     let again = env.run(["up", "-d", "fleet", "--json"]).code(1);
     assert!(
@@ -528,7 +533,10 @@ fn a_taken_port_is_found_before_anything_starts() {
 #[test]
 fn a_message_is_followed_to_its_outcome() {
     let env = env();
-    env.write("fleet/fleet.yaml", FLEET);
+    env.write(
+        "fleet/fleet.yaml",
+        format!("{FLEET}  messaging: {{maxPayload: 3MiB}}\n"),
+    );
     env.write(
         "fleet/a/agent.yaml",
         agent("  handler: [sh, ./a.sh]\n  topics: [work]\n  delivery: {maxAttempts: 1}\n"),
@@ -552,6 +560,12 @@ fn a_message_is_followed_to_its_outcome() {
     );
     let failed = send(&["--to", "a", "\"unworkable\"", "--wait", "20s"]).code(1);
     assert!(failed.stderr.contains("V8019"), "{}", failed.stderr);
+    // A payload may be as large as the fleet says, and no larger.
+    env.write("large.json", format!("\"{}\"", "x".repeat(2 << 20)));
+    send(&["--to", "a", "@large.json", "--wait", "20s"]).ok();
+    env.write("huge.json", format!("\"{}\"", "x".repeat(4 << 20)));
+    let refused = send(&["--to", "a", "@huge.json"]);
+    assert_ne!(refused.code, Some(0), "{}", refused.stdout);
     let nobody = send(&["--topic", "nobody/listens", "{}"]).code(1);
     assert!(nobody.stderr.contains("V8018"), "{}", nobody.stderr);
     let plan = env.run(["replay", "--dry-run", "--json"]).ok();

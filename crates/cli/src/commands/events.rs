@@ -127,13 +127,13 @@ const DETAILS: usize = 100;
 const VALUE: usize = 64;
 
 /// What tells most about an event, in this order; other values follow.
-const FIRST: [&str; 12] = [
-    "page", "kind", "topics", "targets", "sender", "reason", "attempt", "attempts", "actions",
-    "retry_in", "exit", "pid",
+const FIRST: [&str; 13] = [
+    "replica", "page", "kind", "topics", "targets", "sender", "reason", "attempt", "attempts",
+    "actions", "retry_in", "exit", "pid",
 ];
 
 /// What is only noise on a line: ids to look up with `--json`, and what the line says already.
-const NOISE: [&str; 13] = [
+const NOISE: [&str; 12] = [
     "v",
     "id",
     "item",
@@ -146,7 +146,6 @@ const NOISE: [&str; 13] = [
     "enqueued_at",
     "occurred_at",
     "content_type",
-    "replica",
 ];
 
 /// The plain values of a body, `key=value` in a row; the whole of it is for `--json`.
@@ -160,8 +159,9 @@ fn details(body: &str) -> String {
         .filter(|(key, _)| !FIRST.contains(&key.as_str()) && !NOISE.contains(&key.as_str()));
     let mut text = String::new();
     for (key, value) in first.chain(rest) {
-        // Encoded bytes and the like: nothing to read in passing.
-        let Some(value) = plain(value).filter(|value| value.chars().nth(VALUE).is_none()) else {
+        // Encoded bytes and the like: nothing to read in passing. A reason is, however long.
+        let fits = |value: &String| key == "reason" || value.chars().nth(VALUE).is_none();
+        let Some(value) = plain(value).filter(fits) else {
             continue;
         };
         let gap = if text.is_empty() { "" } else { " " };
@@ -209,6 +209,14 @@ mod tests {
             line(&ui, &event()),
             "09:26:13.042 #12     page.changed         -                4bf92f35 kind=added path=a\u{fffd}.md"
         );
+    }
+
+    #[test]
+    fn a_reason_is_cut_and_not_left_out() {
+        let body =
+            json!({"v": 1, "item": "1", "reason": "x".repeat(200), "bytes": "y".repeat(200)});
+        let shown = details(&body.to_string());
+        assert_eq!(shown, format!("reason={}…", "x".repeat(93)));
     }
 
     #[test]
