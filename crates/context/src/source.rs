@@ -178,6 +178,9 @@ pub enum PageProblem {
     /// Its name is not UTF-8, or holds control characters, and stands escaped in the page id.
     #[error("its name is not plain text: each byte that is not is written as \\xNN")]
     EscapedName,
+    /// Its name holds a declared secret. It is no page: nothing that is stored or told may hold one.
+    #[error("its name holds a declared secret")]
+    SecretName,
 }
 
 impl PageProblem {
@@ -188,6 +191,7 @@ impl PageProblem {
             Self::NoRoom { .. } => "no_room",
             Self::Unreadable(_) => "unreadable",
             Self::EscapedName => "escaped_name",
+            Self::SecretName => "secret_name",
         }
     }
 }

@@ -17,7 +17,10 @@ use volary_context::{
     page::{ContentHash, KindName},
     source::{Notice, PageProblem},
 };
-use volary_kernel::{Name, SystemClock};
+use volary_kernel::{
+    Name, SystemClock,
+    secret::{Redactor, Secret},
+};
 
 // --- helpers -------------------------------------------------------------------------------------
 
@@ -623,6 +626,36 @@ async fn a_name_that_is_not_utf8_is_told_escaped_and_reported() {
         problem: PageProblem::EscapedName,
     };
     assert_eq!(run.stop().await.notices, [problem]);
+}
+
+#[tokio::test]
+async fn a_name_that_holds_a_declared_secret_is_no_page_and_is_told_without_it() {
+    let tree = Tree::new();
+    tree.write("of-canary-77.md", "x");
+    let secrets = Redactor::default();
+    secrets.add(&Secret::new("canary-77")).unwrap();
+    let source = FilesSource::new(tree.config(), SystemClock::shared())
+        .unwrap()
+        .without_names_of(secrets);
+    let run = Running::start(Arc::new(source), Ledger::default());
+    run.until_caught_up().await;
+    tree.write("a-canary-77/b.md", "y");
+    tree.write("c.md", "z");
+    run.until("both reported", |ledger| {
+        ledger.pages().contains_key("c.md") && ledger.notices.len() >= 2
+    })
+    .await;
+    let ledger = run.stop().await;
+    assert_eq!(ledger.pages().len(), 1);
+    assert_eq!(
+        ledger.notices[0],
+        Notice::Page {
+            path: "of-[redacted].md".into(),
+            problem: PageProblem::SecretName,
+        }
+    );
+    let told = format!("{:?} {:?}", ledger.notices, ledger.changes);
+    assert!(!told.contains("canary"), "{told}");
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
         .fleet
         .sources
         .values()
-        .map(|source| files_source(source, &config))
+        .map(|source| files_source(source, &config, &ground.redactor))
         .collect::<Result<_, _>>()?;
     let ops_bind = TcpConfig {
         address: config.ops_bind.unwrap_or(config.fleet.ops.bind),
@@ -445,7 +445,11 @@ async fn open_store(
     }
 }
 
-fn files_source(source: &SourceSpec, config: &NodeConfig) -> Result<Arc<FilesSource>, NodeError> {
+fn files_source(
+    source: &SourceSpec,
+    config: &NodeConfig,
+    secrets: &Redactor,
+) -> Result<Arc<FilesSource>, NodeError> {
     let SourceKind::Files(files) = &source.kind;
     let settings = FilesConfig {
         include: files.include.clone(),
@@ -472,7 +476,7 @@ fn files_source(source: &SourceSpec, config: &NodeConfig) -> Result<Arc<FilesSou
     };
     let built = FilesSource::new(settings, config.clock.clone());
     built
-        .map(Arc::new)
+        .map(|source| Arc::new(source.without_names_of(secrets.clone())))
         .map_err(|error| NodeError::Fleet(format!("source `{}`: {error}", source.name)))
 }
 

@@ -41,6 +41,9 @@ impl Worker {
 
     /// Looks at one page and notes what there is to tell.
     pub fn look_at(&mut self, ripe: &Ripe, out: &Outside<'_>) -> Result<(), SourceError> {
+        if self.secrets.contains(ripe.path.as_bytes()) {
+            return self.problem(&ripe.path, &ripe.path, PageProblem::SecretName, out);
+        }
         let Some((seen, bytes)) = self.see(ripe, out)? else {
             return Ok(());
         };
@@ -179,10 +182,8 @@ impl Worker {
         if self.reported.len() >= MAX_REPORTED || !self.reported.insert(key) {
             return Ok(());
         }
-        out.notice(Notice::Page {
-            path: path.clone(),
-            problem,
-        })
+        let path = self.secrets.redact(path).into();
+        out.notice(Notice::Page { path, problem })
     }
 
     // --- sending ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@
 //! source does it all: [`worker`] drives, [`walk`] finds, [`root`] looks; [`settle`] and [`table`] decide and are pure.
 //!
 //! Left out: symbolic links (neither followed nor pages themselves), devices, pipes and sockets; what the filter
-//! excludes; files over the size bound (reported). A name that is not plain text is escaped (see [`crate::path`]) and
+//! excludes; files over the size bound and files whose name holds a declared secret (reported). A name that is not plain text is escaped (see [`crate::path`]) and
 //! reported once.
 //!
 //! There is no use of `notify`'s own poll watcher: looking again at intervals is what a rescan does anyway, with the
@@ -34,7 +34,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use volary_kernel::{Name, SharedClock};
+use volary_kernel::{Name, SharedClock, secret::Redactor};
 
 pub use self::settle::SettleConfig;
 use self::{
@@ -139,6 +139,7 @@ pub struct FilesSource {
     config: Arc<FilesConfig>,
     filter: Arc<Filter>,
     clock: SharedClock,
+    secrets: Redactor,
     /// Directories that can be watched, for fault injection.
     watch_limit: Arc<AtomicUsize>,
     /// The hints of the current run, for fault injection.
@@ -167,9 +168,17 @@ impl FilesSource {
             config: Arc::new(config),
             filter: Arc::new(filter),
             clock,
+            secrets: Redactor::default(),
             watch_limit: Arc::new(AtomicUsize::new(usize::MAX)),
             hints: Arc::default(),
         })
+    }
+
+    /// The same, for which a file whose name holds one of these secrets is no page. Reported once, without the secret.
+    #[must_use]
+    pub fn without_names_of(mut self, secrets: Redactor) -> Self {
+        self.secrets = secrets;
+        self
     }
 
     /// Makes the running source believe that the operating system dropped notifications. For tests.
@@ -203,6 +212,7 @@ impl FilesSource {
         let (config, filter, clock) =
             (self.config.clone(), self.filter.clone(), self.clock.clone());
         let watch_limit = self.watch_limit.load(Ordering::Relaxed);
+        let secrets = self.secrets.clone();
         let (worker_hints, worker_cancel) = (hints.clone(), cancel.clone());
         let mut thread = tokio::task::spawn_blocking(move || {
             let send = |item| {
@@ -216,6 +226,7 @@ impl FilesSource {
             let beat = || sink.beat();
             let mut worker = Worker::new(config, filter, clock, worker_hints, start);
             worker.watch_limit = watch_limit;
+            worker.secrets = secrets;
             worker.run(span, &send, &beat)
         });
         let ended = tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use volary_kernel::{Mono, SharedClock, Timestamp};
+use volary_kernel::{Mono, SharedClock, Timestamp, secret::Redactor};
 
 use super::{
     FilesConfig, Initial, WatchMode,
@@ -57,6 +57,8 @@ pub struct Worker {
     pub polling: bool,
     /// Directories that can be watched; all but in tests.
     pub watch_limit: usize,
+    /// What no page's name may hold.
+    pub secrets: Redactor,
     pub table: Table,
     pub settle: Settle,
     /// Number of the current scan: what was met in it need not be looked for.
@@ -109,6 +111,7 @@ impl Worker {
             watches: None,
             polling: false,
             watch_limit: usize::MAX,
+            secrets: Redactor::default(),
             table,
             scan: 0,
             timers: Timers::default(),
