@@ -2,7 +2,7 @@
 //!
 //! [`Queues`] owns all queues of a store and the parked items; a [`Queue`] is one of them. The truth is in the store;
 //! whose turn it is is kept in memory (`index`), rebuilt by one scan at open. `enqueue`, `ack`, `nack`, `park` add to
-//! the caller's [`Batch`](crate::Batch), so that "ack this and send that" is one commit; the index follows when the batch commits
+//! the caller's [`Batch`], so that "ack this and send that" is one commit; the index follows when the batch commits
 //! and is as if nothing had happened when it does not.
 //!
 //! Exclusive: one `Queues` per store at a time. Claims of an earlier life of the process are free again at open.
