@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use volary_kernel::{Mono, clock};
 
@@ -15,6 +16,8 @@ use crate::{batch::Batch, error::StoreError};
 
 /// Wait after a sweep that failed, so that a full disk is not asked all the time.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
+/// Items settled at a time: their commits share a sync, and those who wait to claim do not wait for thousands.
+const AT_ONCE: usize = 64;
 /// Why an item whose last claim lapsed is parked.
 const EXHAUSTED: &str = "the last attempt ended without an answer";
 
@@ -36,11 +39,16 @@ impl Inner {
         let Ok(_sweeping) = self.sweeping.try_lock() else {
             return Ok(());
         };
-        for (id, doom, version, attempts) in doomed {
-            match self.settle_doomed(id, doom, version, attempts).await {
-                // Settled by somebody in the meantime.
-                Ok(()) | Err(QueueError::Store(StoreError::Conflict { .. })) => {}
-                Err(error) => return Err(error),
+        for some in doomed.chunks(AT_ONCE) {
+            let settling = some.iter().map(|&(id, doom, version, attempts)| {
+                self.settle_doomed(id, doom, version, attempts)
+            });
+            for end in join_all(settling).await {
+                match end {
+                    // Settled by somebody in the meantime.
+                    Ok(()) | Err(QueueError::Store(StoreError::Conflict { .. })) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())

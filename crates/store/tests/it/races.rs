@@ -29,6 +29,8 @@ struct Meddler {
     after_read: Mutex<Option<Batch>>,
     /// Told of the next commit.
     at_commit: Mutex<Option<mpsc::Sender<()>>>,
+    /// Commits under way, and the most there were.
+    commits: Mutex<(usize, usize)>,
 }
 
 impl Meddler {
@@ -46,7 +48,14 @@ impl Store for Meddler {
         if let Some(tell) = self.at_commit.lock().take() {
             tell.send(()).unwrap();
         }
-        self.inner.commit(batch).await
+        {
+            let (now, most) = &mut *self.commits.lock();
+            *now += 1;
+            *most = (*most).max(*now);
+        }
+        let end = self.inner.commit(batch).await;
+        self.commits.lock().0 -= 1;
+        end
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
@@ -105,6 +114,7 @@ impl World {
             before_read: Mutex::default(),
             after_read: Mutex::default(),
             at_commit: Mutex::default(),
+            commits: Mutex::default(),
         });
         let queues = Queues::open(store.clone()).await.unwrap();
         let config = QueueConfig {
@@ -254,4 +264,26 @@ async fn a_claim_waits_for_an_item_that_is_being_replaced_without_turning() {
     .await;
     committed.unwrap();
     assert_eq!(claims.unwrap()[0].payload.as_ref(), b"b");
+}
+
+#[tokio::test]
+async fn items_that_are_over_at_the_same_time_are_settled_together() {
+    let bench = Bench::new();
+    let store = Arc::new(bench.open().await);
+    let world = World::over(store, bench.clock.clone()).await;
+    let deadline = Some(world.store.clock().wall() + VISIBILITY);
+    let mut tx = Batch::new();
+    for _ in 0..1_000 {
+        let item = NewItem {
+            deadline,
+            ..NewItem::new(Tenant::default(), "late")
+        };
+        world.queue.enqueue(&mut tx, item).unwrap();
+    }
+    world.store.commit(tx).await.unwrap();
+    world.clock.advance(VISIBILITY);
+    assert!(world.claim().await.is_none());
+    assert!(world.queue.is_empty());
+    let most = world.store.commits.lock().1;
+    assert!((2..=64).contains(&most), "{most} commits at a time");
 }
