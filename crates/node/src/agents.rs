@@ -47,7 +47,20 @@ pub(crate) fn declare_secrets(agents: &[AgentSpec], redactor: &Redactor) -> Resu
             });
         }
     }
-    Ok(())
+    agents
+        .iter()
+        .try_for_each(|agent| refuse_shown(agent, redactor))
+}
+
+/// Arguments of a program are shown to everybody on the machine: no declared secret may stand there.
+fn refuse_shown(agent: &AgentSpec, redactor: &Redactor) -> Result<(), NodeError> {
+    let argv = agent.body.argv().unwrap_or_default();
+    if !argv.iter().any(|word| redactor.contains(word.as_bytes())) {
+        return Ok(());
+    }
+    Err(NodeError::ShownSecret {
+        agent: agent.name.to_string(),
+    })
 }
 
 /// The agent's identity and inbox.
@@ -212,4 +225,33 @@ fn not_a_process(agent: &AgentSpec) -> NodeError {
         "agent `{}` does not run as processes, and nothing else is part of this build",
         agent.name
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use volary_deploy::spec::{BACKENDS, LoadOptions, files::Files, load_fleet};
+
+    use super::*;
+
+    #[test]
+    fn a_declared_secret_among_the_arguments_is_refused_without_being_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = "apiVersion: agent.dev/v1\nkind: Agent\nmetadata: {name: shower}\nspec:\n  \
+                        command: [sh, -c, 'login --key canary-77']\n  \
+                        secrets: [{name: key, from: env, envKey: KEY}]\n";
+        std::fs::write(folder.path().join("agent.yaml"), manifest).unwrap();
+        let options = LoadOptions {
+            files: Files::disk(),
+            env: &|name| (name == "KEY").then(|| "canary-77".to_owned()),
+            backends: BACKENDS,
+            insecure_bind: false,
+        };
+        let fleet = load_fleet(folder.path(), &options).unwrap().fleet;
+        let refused = declare_secrets(&fleet.agents, &Redactor::default()).unwrap_err();
+        assert!(
+            matches!(refused, NodeError::ShownSecret { .. }),
+            "{refused}"
+        );
+        assert!(!refused.to_string().contains("canary"), "{refused}");
+    }
 }

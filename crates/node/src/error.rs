@@ -65,6 +65,14 @@ pub enum NodeError {
         /// Names of the secrets.
         secrets: String,
     },
+    /// A declared secret stands among a program's arguments.
+    #[error(
+        "agent `{agent}`: a declared secret stands in its command, which everybody on this machine can read"
+    )]
+    ShownSecret {
+        /// The agent whose command it is.
+        agent: String,
+    },
     /// The fleet asks for something that this node cannot do.
     #[error("{0}")]
     Fleet(String),
@@ -129,6 +137,8 @@ codes! {
         "see the message for what to change in the manifests";
     QUEUE = "V7012", BadData, "the queues in the store cannot be read",
         "`volary journal verify` tells whether the store is damaged";
+    SHOWN = "V7013", BadData, "a secret stands where everybody can read it",
+        "let the program read the secret from the file that `spec.secrets` gives it";
     NO_ROOM = "V7101", RetryLater, "an inbox, the store or the disk has no room",
         "intake goes on by itself when there is room: make room on the disk, or let agents work off what waits";
     WAITERS = "V7102", RetryLater, "too many callers wait for outcomes", "wait for fewer outcomes at once";
@@ -158,6 +168,7 @@ impl NodeError {
             Self::Context(_) => CONTEXT,
             Self::Backend(_) => BACKEND,
             Self::Secret { .. } | Self::ShortSecret { .. } => SECRET,
+            Self::ShownSecret { .. } => SHOWN,
             Self::Fleet(_) => FLEET,
         }
     }
