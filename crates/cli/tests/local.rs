@@ -239,3 +239,16 @@ fn a_folder_that_is_no_state_is_not_taken_for_one() {
         1
     );
 }
+
+#[test]
+fn a_journal_that_cannot_be_looked_at_is_not_called_absent() {
+    let env = env();
+    let nothing = env
+        .run(["journal", "verify", "--state", "nowhere"])
+        .code(69);
+    assert!(nothing.stderr.contains("V8028"), "{}", nothing.stderr);
+    // A file where a folder should be fails for root too, other than missing permissions.
+    env.write("file", "");
+    let unseen = env.run(["journal", "verify", "--state", "file"]).code(1);
+    assert!(unseen.stderr.contains("V8002"), "{}", unseen.stderr);
+}

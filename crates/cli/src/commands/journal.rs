@@ -276,17 +276,24 @@ fn database(state: &Path) -> Result<PathBuf, CliError> {
     let path = state.join("volary.db");
     match path.try_exists() {
         Ok(true) => Ok(path),
-        _ => Err(CliError::new(
+        Ok(false) => Err(CliError::new(
             codes::NO_JOURNAL,
             format!("{} has no journal", state.display()),
         )),
+        Err(error) => Err(CliError::new(
+            codes::STATE,
+            format!("cannot look at {}", path.display()),
+        )
+        .because(&error)),
     }
 }
 
 /// The key that signs the journal's head.
 fn node_key(state: &Path) -> Result<SigningKey, CliError> {
     let path = state.join("keys/node.key");
-    if !path.exists() && !state.join("volary.db").exists() {
+    // What may not be looked at may well be there.
+    let is_absent = |path: &Path| matches!(path.try_exists(), Ok(false));
+    if is_absent(&path) && is_absent(&state.join("volary.db")) {
         return Err(CliError::new(
             codes::NO_JOURNAL,
             format!("{} has no journal", state.display()),
