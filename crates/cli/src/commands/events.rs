@@ -133,7 +133,7 @@ const FIRST: [&str; 13] = [
 ];
 
 /// What is only noise on a line: ids to look up with `--json`, and what the line says already.
-const NOISE: [&str; 12] = [
+const NOISE: [&str; 15] = [
     "v",
     "id",
     "item",
@@ -146,6 +146,9 @@ const NOISE: [&str; 12] = [
     "enqueued_at",
     "occurred_at",
     "content_type",
+    "sender_id",
+    "sent_at",
+    "priority",
 ];
 
 /// The plain values of a body, `key=value` in a row; the whole of it is for `--json`.
