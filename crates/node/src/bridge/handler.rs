@@ -33,7 +33,8 @@ const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 /// Wait before actions are offered again to receivers that had no room: back-pressure, without running the handler again.
 const ROOM_WAIT: Duration = Duration::from_secs(1);
-/// How often actions are offered again before the attempt counts as failed.
+/// How often actions are offered again to full inboxes before the attempt counts as failed: two agents that wait for each
+/// other's inboxes must not wait for ever. A full store is waited for without limit.
 const ROOM_TRIES: u32 = 30;
 
 /// What the workers of one handler agent share.
@@ -125,9 +126,10 @@ impl HandlerAgent {
                 tracing::warn!(agent = %self.mailbox.name(), delivery = %claimed.item(), "an attempt ended after its claim");
                 Ok(())
             }
-            Err(error @ (SettleError::Action(_) | SettleError::Later(_))) => {
-                self.fail(claimed, &error.to_string()).await
-            }
+            Err(
+                error
+                @ (SettleError::Action(_) | SettleError::Later(_) | SettleError::StoreFull(_)),
+            ) => self.fail(claimed, &error.to_string()).await,
             Err(SettleError::Inbox(error)) => Err(error.into()),
         }
     }
@@ -140,22 +142,21 @@ impl HandlerAgent {
         beat: &Heartbeat,
     ) -> Result<(), SettleError> {
         let claims = std::slice::from_ref(claimed);
-        for _ in 1..ROOM_TRIES {
-            match self
+        let mut tries = 0;
+        loop {
+            let settled = self
                 .settler
                 .ack(&self.mailbox, &self.sender, claims, actions.clone())
-                .await
-            {
-                Err(SettleError::Later(_)) => {}
+                .await;
+            match settled {
+                // Everybody waits for the disk; failing attempts would only park what was done well.
+                Err(SettleError::StoreFull(_)) => {}
+                Err(SettleError::Later(_)) if tries < ROOM_TRIES => tries += 1,
                 settled => return settled.map(drop),
             }
             self.mailbox.renew(claimed)?;
             beat.while_waiting(clock::sleep(ROOM_WAIT)).await;
         }
-        self.settler
-            .ack(&self.mailbox, &self.sender, claims, actions)
-            .await
-            .map(drop)
     }
 
     async fn fail(&self, claimed: &Claimed, reason: &str) -> TaskResult {

@@ -51,9 +51,12 @@ pub(crate) enum SettleError {
     /// An action cannot be carried out as it stands.
     #[error(transparent)]
     Action(#[from] ActionError),
-    /// A receiver, or the store, has no room; the same may work later.
+    /// A receiver has no room; the same may work later.
     #[error("an action was turned back for now: {0}")]
     Later(String),
+    /// The store has no room for what the actions would add.
+    #[error("an action was turned back for now: {0}")]
+    StoreFull(String),
     /// The claim no longer holds.
     #[error("the claim has lapsed")]
     Lapsed,
@@ -66,6 +69,9 @@ impl From<InboxError> for SettleError {
     fn from(error: InboxError) -> Self {
         match error {
             InboxError::Queue(QueueError::Lapsed(_)) => Self::Lapsed,
+            InboxError::Queue(QueueError::Store(full @ StoreError::Full { .. })) => {
+                Self::StoreFull(full.to_string())
+            }
             other => match other.refusal() {
                 Some(why) => Self::Later(why.to_string()),
                 None => Self::Inbox(other),

@@ -217,7 +217,7 @@ fn forget(core: &Core, tokens: &[String]) {
 fn settle_error(core: &Core, tokens: &[String], error: SettleError) -> ApiError {
     match error {
         SettleError::Action(error) => ApiError::bad_request(error.to_string()),
-        SettleError::Later(why) => super::full(&why),
+        SettleError::Later(why) | SettleError::StoreFull(why) => super::full(&why),
         SettleError::Lapsed => {
             forget(core, tokens);
             lapsed()
