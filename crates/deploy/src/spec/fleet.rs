@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use volary_kernel::id::{Name, Tenant};
+use volary_kernel::{
+    id::{Name, Tenant},
+    text::format_bytes,
+};
 
 use super::{
     agent::{Override, table, variables},
@@ -145,10 +148,7 @@ pub(crate) fn settings(root: View<'_>, cx: &mut Cx<'_>) -> Settings {
                 .int()
                 .map_or(defaults::INBOX_ITEMS, u64::from),
             inbox_bytes: inbox.get("maxBytes").bytes(defaults::INBOX_BYTES),
-            max_payload: spec
-                .get("messaging")
-                .get("maxPayload")
-                .bytes(defaults::MAX_PAYLOAD),
+            max_payload: max_payload(spec.get("messaging").get("maxPayload"), cx),
         },
         store: store(spec.get("store")),
         ops: ops(spec.get("ops").get("bind"), cx),
@@ -225,6 +225,16 @@ fn settle(view: View<'_>, cx: &mut Cx<'_>) -> Settle {
         );
     }
     Settle { rest, max_wait }
+}
+
+fn max_payload(view: View<'_>, cx: &mut Cx<'_>) -> u64 {
+    let bytes = view.bytes(defaults::MAX_PAYLOAD);
+    if bytes > defaults::LARGEST_PAYLOAD {
+        let (found, limit) = (format_bytes(bytes), format_bytes(defaults::LARGEST_PAYLOAD));
+        let message = format!("a message of {found} is larger than a message can be ({limit})");
+        cx.report(&codes::OUT_OF_RANGE, view.span(), message);
+    }
+    bytes
 }
 
 fn store(view: View<'_>) -> StoreSpec {

@@ -50,6 +50,9 @@ pub const INBOX_ITEMS: u64 = 100_000;
 pub const INBOX_BYTES: u64 = 256 << 20;
 /// Bytes of a message's payload; larger data belongs in a file or store that the message names.
 pub const MAX_PAYLOAD: u64 = 1 << 20;
+/// The largest `messaging.maxPayload`: what the form of a message has room for. Larger things are stored elsewhere and
+/// referred to.
+pub const LARGEST_PAYLOAD: u64 = 8 << 20;
 /// Free disk below which intake stops: room to drain and to shut down in.
 pub const MIN_FREE_DISK: u64 = 64 << 20;
 /// Age of the oldest journal entry: a week's incident can be looked into.
