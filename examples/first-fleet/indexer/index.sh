@@ -16,6 +16,13 @@ plain() {
 
 path=$(field relative_path)
 change=$(field kind)
+case $path in
+  *\\*)
+    # A quote, a backslash or a control character in the name: that takes more of a JSON reader than sed is.
+    echo "skipped a note whose name needs escapes: $path" >&2
+    exit 0
+    ;;
+esac
 note=../notes/$path
 
 words=0
