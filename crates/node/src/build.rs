@@ -1,7 +1,7 @@
 //! The one wiring function: every part of a node, made in the order in which they need each other. Nothing here runs;
 //! [`crate::node`] starts and stops what was built.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use volary_deploy::{
     supervise,
 };
 use volary_kernel::{
-    Name, Tenant, metric::Metrics, ready::Readiness, secret::Redactor, task::Supervisor,
+    Name, Tenant, clock, metric::Metrics, ready::Readiness, secret::Redactor, task::Supervisor,
 };
 use volary_messaging::{
     Identity, Sender,
@@ -32,6 +32,7 @@ use volary_ops::{
 };
 use volary_store::{
     MemoryConfig, MemoryStore, Queues, Retention, SharedStore, SqliteConfig, SqliteStore,
+    StoreError,
 };
 
 use crate::{
@@ -43,7 +44,7 @@ use crate::{
     error::NodeError,
     pulse::{self, Pulse},
     section,
-    state::{NodeLock, StateDir},
+    state::{self, NodeLock, StateDir},
 };
 
 /// The name under which operators send.
@@ -164,7 +165,7 @@ async fn ground(config: &NodeConfig) -> Result<Ground, NodeError> {
     tracing::debug!("opening the state directory and the store");
     let state = StateDir::new(&config.state_dir);
     state.create()?;
-    let lock = NodeLock::acquire(&state)?;
+    let lock = take_lock(&state, config).await?;
     state.sweep()?;
     let redactor = Redactor::default();
     agents::declare_secrets(&config.fleet.agents, &redactor)?;
@@ -415,6 +416,25 @@ fn ops(
     Ok(OpsServer::bind(config, parts)?)
 }
 
+/// A killed process is seen as dead a moment before its last thread has closed its files.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Takes the lock; waits for a holder that is dying, not for one that runs.
+async fn take_lock(state: &StateDir, config: &NodeConfig) -> Result<NodeLock, NodeError> {
+    let until = config.clock.mono() + LAST_BREATH;
+    loop {
+        match NodeLock::acquire(state) {
+            Err(NodeError::Running { pid, .. })
+                if !state::is_running(&pid) && config.clock.mono() < until =>
+            {
+                clock::sleep(LOOK_AGAIN).await;
+            }
+            taken => return taken,
+        }
+    }
+}
+
 async fn open_store(
     config: &NodeConfig,
     state: &StateDir,
@@ -439,7 +459,16 @@ async fn open_store(
                 min_free_disk: config.fleet.store.min_free_disk,
                 ..SqliteConfig::new(state.database(), name, key.signing_key())
             };
-            let store = SqliteStore::open(sqlite, config.clock.clone()).await?;
+            let until = config.clock.mono() + LAST_BREATH;
+            let store = loop {
+                match SqliteStore::open(sqlite.clone(), config.clock.clone()).await {
+                    // The node's lock is ours: only its dead holder's last thread can still have the database.
+                    Err(StoreError::InUse { .. }) if config.clock.mono() < until => {
+                        clock::sleep(LOOK_AGAIN).await;
+                    }
+                    opened => break opened?,
+                }
+            };
             Ok((Arc::new(store.clone()), Some(store)))
         }
     }

@@ -181,6 +181,16 @@ impl NodeLock {
     }
 }
 
+/// Whether the process of that id runs: not when it is gone, and not when it is dead but for its last threads.
+pub(crate) fn is_running(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name stands in parentheses and may hold any character; the state is the first field after it.
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, fields)| fields.trim_start().chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 /// How to reach the running node: what `node.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeCard {
@@ -248,6 +258,20 @@ mod tests {
         );
         drop(lock);
         NodeLock::acquire(&state).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_gone_or_a_zombie_does_not_run() {
+        assert!(is_running(&std::process::id().to_string()));
+        assert!(!is_running("0"));
+        assert!(!is_running(""));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().to_string();
+        while is_running(&pid) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!is_running(&pid));
     }
 
     #[test]
