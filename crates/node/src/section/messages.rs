@@ -57,15 +57,12 @@ async fn send(
 ) -> Result<Json<SendReply>, ApiError> {
     let wait = checked_wait(request.wait)?;
     let trace = request.trace.unwrap_or_else(TraceId::generate);
-    let action = SendAction {
-        deadline: None,
-        ..send_action(
-            (request.topic, request.to),
-            (request.payload, request.payload_base64),
-            request.content_type,
-            request.headers,
-        )?
-    };
+    let action = send_action(
+        (request.topic, request.to),
+        (request.payload, request.payload_base64),
+        request.content_type,
+        request.headers,
+    )?;
     let message = action
         .into_message(&sender, trace, core.clock.wall())
         .map_err(|error| ApiError::bad_request(error.to_string()))?;
