@@ -135,6 +135,15 @@ impl Sub for Mono {
     }
 }
 
+/// A point of a machine's own time since it was started: all its processes read the same, and it never steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MachineTime {
+    /// Which start of which machine; times of different ones mean nothing to each other.
+    pub boot: [u8; 16],
+    /// Time since then.
+    pub at: Mono,
+}
+
 /// Where time comes from.
 ///
 /// Contract: both readings are cheap (tens of nanoseconds) and never block; [`Clock::mono`] never decreases within a
@@ -144,6 +153,10 @@ pub trait Clock: Send + Sync + 'static {
     fn wall(&self) -> Timestamp;
     /// The monotonic clock.
     fn mono(&self) -> Mono;
+    /// The clock that all processes of this machine share, if there is one.
+    fn machine(&self) -> Option<MachineTime> {
+        None
+    }
 }
 
 /// A clock that many parts share.
@@ -177,6 +190,23 @@ impl Clock for SystemClock {
         // One second of head start keeps `now - short` above zero right after the start.
         let start = START.get_or_init(tokio::time::Instant::now);
         Mono::default() + Duration::from_secs(1) + start.elapsed()
+    }
+
+    fn machine(&self) -> Option<MachineTime> {
+        static BOOT: std::sync::OnceLock<Option<[u8; 16]>> = std::sync::OnceLock::new();
+        let boot = *BOOT.get_or_init(|| {
+            let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+            let id: uuid::Uuid = text.trim().parse().ok()?;
+            Some(id.into_bytes())
+        });
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).ok()?;
+        let nanos = u64::try_from(now.tv_nsec).ok()?;
+        let at = seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+        Some(MachineTime {
+            boot: boot?,
+            at: Mono::from_nanos(at),
+        })
     }
 }
 
@@ -225,6 +255,13 @@ impl Clock for ManualClock {
 
     fn mono(&self) -> Mono {
         self.at.lock().1
+    }
+
+    fn machine(&self) -> Option<MachineTime> {
+        Some(MachineTime {
+            boot: [1; 16],
+            at: self.mono(),
+        })
     }
 }
 
@@ -288,6 +325,13 @@ mod tests {
             (clock.wall(), clock.mono() - mono),
             (wall, Duration::from_secs(3))
         );
+    }
+
+    #[test]
+    fn the_machines_time_goes_on_and_is_of_one_boot() {
+        let (one, two) = (SystemClock.machine(), SystemClock.machine());
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert!(one.boot == two.boot && one.at <= two.at && one.at > Mono::default());
     }
 
     #[tokio::test(start_paused = true)]

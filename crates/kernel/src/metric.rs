@@ -263,16 +263,21 @@ impl Metrics {
 
     /// Everything as OpenMetrics 1.0 text, ending in `# EOF`.
     pub fn encode_openmetrics(&self) -> String {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.0.registry.lock())
-            .expect("writing into a string cannot fail");
-        without_empty_labels(&text)
+        openmetrics(&self.0.registry.lock())
     }
 
     /// Everything as Prometheus 0.0.4 text.
     pub fn encode_text(&self) -> String {
-        to_prometheus_text(&self.encode_openmetrics())
+        prometheus_text(&self.encode_openmetrics(), |_| true)
     }
+}
+
+/// A registry as OpenMetrics 1.0 text, ending in `# EOF`.
+pub(crate) fn openmetrics(registry: &Registry) -> String {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry)
+        .expect("writing into a string cannot fail");
+    without_empty_labels(&text)
 }
 
 /// A metric without labels is written without braces, as everybody expects to find it.
@@ -290,10 +295,12 @@ fn without_empty_labels(text: &str) -> String {
     clean
 }
 
-/// In 0.0.4 a counter's HELP and TYPE carry the sample's name, and UNIT and EOF do not exist.
-fn to_prometheus_text(openmetrics: &str) -> String {
+/// In 0.0.4 a counter's HELP and TYPE carry the sample's name, and UNIT and EOF do not exist. `has_total` says whether
+/// the samples of a counter's family keep the `_total` that OpenMetrics asks for.
+pub(crate) fn prometheus_text(openmetrics: &str, has_total: impl Fn(&str) -> bool) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     let mut help: Option<(&str, &str)> = None;
+    let mut bare: Option<&str> = None;
     for line in openmetrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             help = rest.split_once(' ');
@@ -301,13 +308,25 @@ fn to_prometheus_text(openmetrics: &str) -> String {
             let Some((name, kind)) = rest.split_once(' ') else {
                 continue;
             };
-            let suffix = if kind == "counter" { "_total" } else { "" };
+            bare = (kind == "counter" && !has_total(name)).then_some(name);
+            let suffix = if kind == "counter" && bare.is_none() {
+                "_total"
+            } else {
+                ""
+            };
             if let Some((_, words)) = help.take().filter(|(helped, _)| *helped == name) {
                 let _infallible = writeln!(text, "# HELP {name}{suffix} {words}");
             }
             let _infallible = writeln!(text, "# TYPE {name}{suffix} {kind}");
         } else if !line.starts_with('#') {
-            let _infallible = writeln!(text, "{line}");
+            let sample = bare.and_then(|name| {
+                let rest = line.strip_prefix(name)?.strip_prefix("_total")?;
+                Some((name, rest))
+            });
+            let _infallible = match sample {
+                Some((name, rest)) => writeln!(text, "{name}{rest}"),
+                None => writeln!(text, "{line}"),
+            };
         }
     }
     text
