@@ -97,6 +97,34 @@ pub enum StoreError {
         /// The process that holds it, if it said so.
         pid: Option<u32>,
     },
+    /// Some openers want the database for themselves, others share it.
+    #[error("database {} is open in {} mode{}, {wanted} was asked for: all openers must agree", path.display(), other_mode(.wanted), show_pid(*.pid))]
+    Mixed {
+        /// The database.
+        path: PathBuf,
+        /// The process that holds it, if it said so.
+        pid: Option<u32>,
+        /// How it should have been opened.
+        wanted: &'static str,
+    },
+    /// Other processes that share the database kept this one waiting too long. Try again; if it stays, look at `pid`.
+    #[error("database {} was busy for {} with the commit of another process{}", path.display(), volary_kernel::text::format_duration(*.waited), show_pid(*.pid))]
+    Busy {
+        /// The database.
+        path: PathBuf,
+        /// The process whose turn it was, if it said so.
+        pid: Option<u32>,
+        /// How long was waited.
+        waited: std::time::Duration,
+    },
+    /// The queues of a shared database are run by another process.
+    #[error("the queues of database {} are run by another process{}: of those that share it, one may", path.display(), show_pid(*.pid))]
+    QueuesInUse {
+        /// The database.
+        path: PathBuf,
+        /// That process, if it said so.
+        pid: Option<u32>,
+    },
     /// The store was closed.
     #[error("store is closed")]
     Closed,
@@ -128,6 +156,14 @@ fn show_pid(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 
+fn other_mode(wanted: &str) -> &'static str {
+    if wanted == "shared" {
+        "exclusive"
+    } else {
+        "shared"
+    }
+}
+
 impl StoreError {
     pub(crate) fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid(what.into())
@@ -149,6 +185,9 @@ impl StoreError {
 
     /// Whether trying the same thing again, after reading anew or when space is there, can succeed.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::Full { .. })
+        matches!(
+            self,
+            Self::Conflict { .. } | Self::Full { .. } | Self::Busy { .. }
+        )
     }
 }

@@ -44,8 +44,8 @@ pub use memory::{MemoryConfig, MemoryStore};
 pub use queue::{Claim, ItemId, NewItem, Outcome, Queue, QueueConfig, QueueError, Queues};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{
-    DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, DEFAULT_MIN_FREE_DISK, DEFAULT_READERS, DEFAULT_RESERVE,
-    OnDamage, Retention, SqliteConfig, SqliteStore,
+    DEFAULT_BUSY, DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, DEFAULT_MIN_FREE_DISK, DEFAULT_READERS,
+    DEFAULT_RESERVE, OnDamage, Retention, SHARED_POLL, Sharing, SqliteConfig, SqliteStore,
 };
 pub use store::{PAGE_MAX, SharedStore, Store};
 pub use tail::Tail;

@@ -88,6 +88,15 @@ pub trait Store: Send + Sync + 'static {
     /// Changes of records whose keys begin with `prefix`, from now on.
     fn watch(&self, prefix: &str) -> Watch;
 
+    /// Makes sure that this process is the one that runs queues on this store. Only a store that several processes share
+    /// can refuse.
+    ///
+    /// # Errors
+    /// [`StoreError::QueuesInUse`].
+    async fn own_queues(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The last committed entry, and news of it.
     fn head(&self) -> watch::Receiver<Seq>;
 

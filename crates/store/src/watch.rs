@@ -137,6 +137,14 @@ impl Watchers {
         }
     }
 
+    /// Tells everybody that changes were missed.
+    pub(crate) fn lagged(&self) {
+        for slot in self.slots.lock().iter().filter_map(Weak::upgrade) {
+            slot.pending.lock().lagged = true;
+            slot.news.notify_one();
+        }
+    }
+
     pub(crate) fn close(&self) {
         for slot in self.slots.lock().iter().filter_map(Weak::upgrade) {
             slot.pending.lock().closed = true;

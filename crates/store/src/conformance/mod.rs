@@ -9,6 +9,7 @@ mod journal;
 mod lease;
 mod queue;
 mod queue_ends;
+mod queue_lanes;
 mod records;
 mod watch;
 
@@ -84,6 +85,39 @@ pub async fn all(fixture: &Fixture) {
         queue_ends::after_a_restart_claims_are_free_and_attempts_remembered,
         queue::a_dropped_claim_future_strands_nothing,
         queue_ends::outcomes_reach_those_who_wait,
+        queue_lanes::items_are_chosen_by_their_lane,
+        queue_lanes::one_who_chooses_is_woken_by_what_he_means,
+        queue_lanes::an_item_may_have_bounds_of_its_own,
+        queue_lanes::what_is_removed_meanwhile_conflicts,
+        queue_lanes::a_follower_is_told_in_the_commit_that_does_it,
+    ];
+    for (_, check) in checks {
+        check(fixture).await;
+    }
+}
+
+/// Runs the checks that also hold for a store whose calls go to two handles of one shared database in turns: all but
+/// those of commit hooks and watchers, which belong to one handle, and what is built on those.
+pub async fn two_handles(fixture: &Fixture) {
+    let checks = checks![
+        records::put_get_and_delete,
+        records::of_two_writers_one_wins,
+        records::a_conflict_leaves_no_part_of_its_batch,
+        records::a_conflict_disturbs_no_other_batch,
+        records::checks_guard_without_writing,
+        records::the_later_of_two_puts_stays,
+        records::time_to_live_ends_at_once,
+        records::scan_pages_in_key_order,
+        records::scan_under_writes_sees_each_lasting_record_once,
+        records::large_values_come_back_whole,
+        records::what_is_too_large_or_malformed_is_refused,
+        journal::entries_are_contiguous_and_complete,
+        journal::causes_may_be_of_the_same_batch,
+        journal::filters_choose,
+        journal::a_tail_misses_nothing,
+        lease::one_holder_at_a_time,
+        lease::a_lapsed_lease_is_lost,
+        lease::a_fence_refuses_work_under_an_old_lease,
     ];
     for (_, check) in checks {
         check(fixture).await;

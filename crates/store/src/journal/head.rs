@@ -216,6 +216,19 @@ impl HeadFile {
         self.file.write_all_at(&slot, self.counter % 2 * STRIDE)
     }
 
+    /// Learns what another process that shares the file wrote last.
+    pub(crate) fn refresh(&mut self) -> io::Result<()> {
+        let counter = [0, STRIDE].into_iter().filter_map(|at| {
+            let mut slot = [0; SLOT];
+            self.file.read_exact_at(&mut slot, at).ok()?;
+            Head::decode(&parse(&slot)?.0).map(|(counter, _)| counter)
+        });
+        self.counter = counter.max().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, HeadError::Damaged.to_string())
+        })?;
+        Ok(())
+    }
+
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }

@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 use volary_kernel::clock;
 
 use super::{
-    Claim, Inner, Queue, QueueError,
+    Claim, Deed, Inner, ItemId, Queue, QueueError,
     format::{self, Header, StateRecord},
-    index::{Picked, State},
+    index::{Index, Picked, State},
 };
 use crate::{
     batch::{Batch, Committed, Expect},
@@ -35,7 +35,9 @@ impl Queue {
         let until = clock.mono() + wait;
         loop {
             self.inner.sweep().await?;
-            let claims = self.try_claim(owner, max).await?;
+            let claims = self
+                .try_claim(owner, |index| index.pick(max), Chain::Yes)
+                .await?;
             let now = clock.mono();
             if !claims.is_empty() || max == 0 || now >= until {
                 return Ok(claims);
@@ -47,17 +49,62 @@ impl Queue {
                 .next_timer()
                 .map_or(until, |next| next.min(until));
             // Whether news came or time passed, the loop looks again.
-            let _ = clock::timeout(next - now, self.inner.news.notified()).await;
+            let _ = clock::timeout(next - now, self.inner.news.one.notified()).await;
         }
     }
 
-    async fn try_claim(&self, owner: &str, max: usize) -> Result<Vec<Claim>, QueueError> {
+    /// As [`Queue::claim`], but only items of the lanes that `lanes` means: priority first, then age. Whoever waits is
+    /// woken by whatever becomes claimable.
+    ///
+    /// # Errors
+    /// As [`Queue::claim`].
+    pub async fn claim_where(
+        &self,
+        owner: &str,
+        max: usize,
+        wait: Duration,
+        lanes: impl Fn(&str) -> bool + Send + Sync,
+    ) -> Result<Vec<Claim>, QueueError> {
+        let clock = &self.inner.shared.clock;
+        let until = clock.mono() + wait;
+        let mut news = self.inner.news.all.subscribe();
+        loop {
+            news.borrow_and_update();
+            self.inner.sweep().await?;
+            let pick = |index: &mut Index| index.pick_where(max, &lanes);
+            let claims = self.try_claim(owner, pick, Chain::No).await?;
+            let now = clock.mono();
+            if !claims.is_empty() || max == 0 || now >= until {
+                return Ok(claims);
+            }
+            let next = self.inner.index.lock().next_timer();
+            let next = next.map_or(until, |next| next.min(until));
+            let _ = clock::timeout(next - now, news.changed()).await;
+        }
+    }
+
+    /// Claims this item, if it may be claimed now.
+    ///
+    /// # Errors
+    /// As [`Queue::claim`].
+    pub async fn claim_item(&self, owner: &str, id: ItemId) -> Result<Option<Claim>, QueueError> {
+        self.inner.sweep().await?;
+        let pick = |index: &mut Index| index.pick_item(id).into_iter().collect();
+        Ok(self.try_claim(owner, pick, Chain::No).await?.pop())
+    }
+
+    async fn try_claim(
+        &self,
+        owner: &str,
+        pick: impl Fn(&mut Index) -> Vec<Picked> + Send,
+        chain: Chain,
+    ) -> Result<Vec<Claim>, QueueError> {
         loop {
             let picked = {
                 let mut index = self.inner.index.lock();
-                let picked = index.pick(max);
-                if index.has_ready() {
-                    self.inner.news.notify_one();
+                let picked = pick(&mut index);
+                if matches!(chain, Chain::Yes) && index.has_ready() {
+                    self.inner.news.more();
                 }
                 picked
             };
@@ -113,11 +160,12 @@ impl Queue {
                 .and_then(|(meta, _)| meta.cause)
                 .or(header.cause);
             let reason = last.and_then(|last| last.reason);
+            let header = Header { cause, ..header };
             if self.inner.config.journal_claims {
-                let entry =
-                    self.inner
-                        .entry("claimed", picked.id, &header, Some(picked.attempt), None)?;
-                tx.append(entry.cause(cause));
+                let attempt = picked.attempt;
+                let deed = Deed::Claimed { attempt, owner };
+                self.inner
+                    .tell(&mut tx, picked.id, &header, &payload, deed)?;
             }
             let record = StateRecord {
                 v: 1,
@@ -134,7 +182,8 @@ impl Queue {
                 format::to_json(&record)?,
                 expect,
             );
-            claims.push(claim_of(picked, header, payload, cause, reason));
+            let max_attempts = self.inner.config.max_attempts;
+            claims.push(claim_of(picked, header, payload, reason, max_attempts));
         }
         let committed = shared.store.commit(tx).await?;
         for claim in &mut claims {
@@ -194,8 +243,8 @@ fn claim_of(
     picked: &Picked,
     header: Header,
     payload: bytes::Bytes,
-    cause: Option<crate::entry::Seq>,
     last_reason: Option<String>,
+    max_attempts: u32,
 ) -> Claim {
     Claim {
         id: picked.id,
@@ -205,14 +254,25 @@ fn claim_of(
         epoch: 0,
         tenant: header.tenant,
         trace: header.trace,
-        cause,
+        cause: header.cause,
         enqueued_at: header.at,
         deadline: header.deadline,
         priority: header.priority,
         coalesce: header.coalesce,
         base: header.base,
         last_reason,
+        max_attempts: header.max_attempts.unwrap_or(max_attempts),
+        lane: header.lane,
+        own_attempts: header.max_attempts,
+        visibility_ms: header.visibility_ms,
     }
+}
+
+/// Whether the next of those who take whatever comes is told when something is left.
+#[derive(Clone, Copy)]
+enum Chain {
+    Yes,
+    No,
 }
 
 /// How far a claim got.
@@ -236,7 +296,8 @@ struct Ticket {
 impl Ticket {
     /// The batch was committed, or not.
     fn end(&self, committed: Option<&Committed>) {
-        let until = self.inner.shared.clock.mono() + self.inner.config.visibility;
+        let now = self.inner.shared.clock.mono();
+        let mut until = now + self.inner.config.visibility;
         let mut phase = self.phase.lock();
         let mut index = self.inner.index.lock();
         for picked in &self.picked {
@@ -246,12 +307,15 @@ impl Ticket {
             };
             index.wrote(picked.id, committed.version, picked.attempt);
             let abandoned = matches!(*phase, Phase::Abandoned);
+            let own = index.get(picked.id).and_then(|(meta, _)| meta.visibility);
+            let lapses = now + own.unwrap_or(self.inner.config.visibility);
+            until = until.min(lapses);
             index.set(
                 picked.id,
                 if abandoned {
                     State::Ready
                 } else {
-                    State::Claimed(until)
+                    State::Claimed(lapses)
                 },
             );
         }
@@ -260,7 +324,7 @@ impl Ticket {
             *phase = Phase::Committed;
             self.inner.shared.wake_at(until);
         } else {
-            self.inner.news.notify_one();
+            self.inner.news.fresh();
         }
     }
 
@@ -275,11 +339,11 @@ impl Ticket {
                     index.set(picked.id, State::Claimed(now));
                 }
             }
-            index.advance(now);
+            let _nobody_saw_the_claim = index.advance(now);
         }
         *phase = Phase::Abandoned;
         drop(phase);
-        self.inner.news.notify_one();
+        self.inner.news.fresh();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Enqueued, Inner, ItemId, NewItem, QUEUE_NAME_MAX, Queue, QueueError, QueueFull,
+    Enqueued, Inner, ItemId, LANE_MAX, NewItem, QUEUE_NAME_MAX, Queue, QueueError, QueueFull,
     format::{self, Header},
     index::{Index, Meta, Over, State},
     load::meta_of,
@@ -37,6 +37,13 @@ impl Queue {
                 )));
             }
         }
+        if self.inner.numbered && item.coalesce.is_some() {
+            return Err(QueueError::Invalid(format!(
+                "items of the numbered queue `{}` are not coalesced",
+                self.inner.name
+            )));
+        }
+        check_own(&item)?;
         let bytes = item.payload.len() as u64;
         let mut header = Header {
             queue: self.inner.name.clone(),
@@ -54,12 +61,21 @@ impl Queue {
             not_before: item.not_before,
             at: shared.clock.wall(),
             from: shared.head.borrow().next(),
+            number: None,
             parked: None,
+            lane: item.lane.map(Arc::from),
+            max_attempts: item.max_attempts,
+            visibility_ms: item
+                .visibility
+                .map(|visibility| u64::try_from(visibility.as_millis()).unwrap_or(u64::MAX)),
         };
         let meta = meta_of(&header, bytes, shared);
         let (place, base) = self.reserve(tx.token(), meta)?;
         header.base = base;
         let id = place.id();
+        if self.inner.numbered {
+            header.number = self.inner.index.lock().number_of(id);
+        }
         match format::encode(&header, &item.payload) {
             Ok(value) => tx.put(format::item_key(id), value, Expect::Any),
             Err(error) => {
@@ -100,6 +116,7 @@ impl Queue {
             index.room(1, meta.bytes).map_err(over)?;
             let id = ItemId(Uid::generate());
             let base = meta.base.clone();
+            meta.number = self.inner.numbered.then(|| index.number());
             index.insert(id, meta, State::Pending(token));
             return Ok((Place::New(id), base));
         };
@@ -132,6 +149,22 @@ impl Queue {
             limit,
         }
     }
+}
+
+/// What an item says in place of its queue.
+fn check_own(item: &NewItem) -> Result<(), QueueError> {
+    let found = item.lane.as_ref().map_or(0, String::len);
+    if found > LANE_MAX {
+        return Err(QueueError::Invalid(format!(
+            "lane has {found} bytes, limit {LANE_MAX}"
+        )));
+    }
+    if item.max_attempts == Some(0) {
+        return Err(QueueError::Invalid(
+            "an item needs at least 1 attempt".into(),
+        ));
+    }
+    Ok(())
 }
 
 /// Where a new item goes.
@@ -191,7 +224,7 @@ impl Place {
         }
         let next = index.next_timer();
         drop(index);
-        inner.news.notify_one();
+        inner.news.fresh();
         if let Some(next) = next {
             shared.wake_at(next);
         }

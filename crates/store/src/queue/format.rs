@@ -49,8 +49,17 @@ pub(crate) struct Header {
     pub at: Timestamp,
     /// Journal entries from here on may tell of this item: retention keeps them while it lives.
     pub from: Seq,
+    /// Its place in a numbered queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<ParkedInfo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visibility_ms: Option<u64>,
 }
 
 #[expect(

@@ -12,8 +12,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    ops::Bound,
     sync::Arc,
+    time::Duration,
 };
 
 use volary_kernel::{Mono, Tenant};
@@ -62,6 +64,14 @@ pub(super) struct Meta {
     pub version: Option<u64>,
     /// The journal entry that brought it about.
     pub cause: Option<Seq>,
+    /// Its place in a numbered queue.
+    pub number: Option<u64>,
+    /// What it is claimed and listed by, beside its turn.
+    pub lane: Option<Arc<str>>,
+    /// In place of the queue's.
+    pub max_attempts: Option<u32>,
+    /// In place of the queue's.
+    pub visibility: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -107,7 +117,18 @@ pub(super) struct Counts {
     pub doomed: usize,
 }
 
-type Ready = BTreeSet<(Reverse<i16>, ItemId)>;
+/// Where an item stands among those that are ready: the highest priority first, then the oldest.
+pub(super) type Rank = (Reverse<i16>, ItemId);
+type Ready = BTreeSet<Rank>;
+
+/// What happened when time passed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// Something became ready.
+    pub freed: bool,
+    /// Claims that ended without an answer, of items that may be tried again, and which attempt it was.
+    pub lapsed: Vec<(ItemId, u32)>,
+}
 
 /// All items of one queue.
 #[derive(Debug)]
@@ -116,6 +137,10 @@ pub(super) struct Index {
     items: HashMap<ItemId, Item>,
     bytes: u64,
     ready: HashMap<Tenant, Ready>,
+    /// What is ready, by lane; none of them is empty.
+    lanes: HashMap<Arc<str>, Ready>,
+    /// Items with a lane that are there and not ready.
+    held: BTreeSet<ItemId>,
     /// Tenants that have something ready, the next one first.
     turns: VecDeque<Tenant>,
     timers: BTreeSet<(Mono, ItemId)>,
@@ -124,6 +149,10 @@ pub(super) struct Index {
     coalesce: HashMap<(Tenant, Arc<str>), ItemId>,
     /// The item that waits for this one to leave.
     behind: HashMap<ItemId, ItemId>,
+    /// The numbers of all items, and of those that come back from parking just now.
+    numbers: BTreeSet<u64>,
+    /// The number of the next item.
+    next_number: u64,
     counts: Counts,
 }
 
@@ -134,11 +163,15 @@ impl Index {
             items: HashMap::new(),
             bytes: 0,
             ready: HashMap::new(),
+            lanes: HashMap::new(),
+            held: BTreeSet::new(),
             turns: VecDeque::new(),
             timers: BTreeSet::new(),
             doomed: BTreeSet::new(),
             coalesce: HashMap::new(),
             behind: HashMap::new(),
+            numbers: BTreeSet::new(),
+            next_number: 0,
             counts: Counts::default(),
         }
     }
@@ -160,6 +193,7 @@ impl Index {
     /// Takes an item in, in `state`, whether it fits or not.
     pub(super) fn insert(&mut self, id: ItemId, meta: Meta, state: State) {
         self.bytes += meta.bytes;
+        self.numbers.extend(meta.number);
         let key = meta.coalesce.clone().map(|key| (meta.tenant.clone(), key));
         let ahead = key.and_then(|key| self.coalesce.insert(key, id));
         if let Some(ahead) = ahead {
@@ -266,6 +300,9 @@ impl Index {
             return false;
         };
         self.bytes = self.bytes.saturating_sub(item.meta.bytes);
+        if let Some(number) = item.meta.number {
+            self.numbers.remove(&number);
+        }
         if let Some(deadline) = item.meta.deadline {
             self.timers.remove(&(deadline, id));
         }
@@ -306,28 +343,84 @@ impl Index {
                 continue;
             };
             self.turns.rotate_left(1);
-            self.set(id, State::Claiming);
-            if let Some(Item { meta, .. }) = self.items.get(&id) {
-                picked.push(Picked {
-                    id,
-                    version: meta.version,
-                    attempt: meta.attempts + 1,
-                });
-            }
+            picked.extend(self.take(id));
         }
         picked
     }
 
+    /// Picks up to `max` items of the lanes meant, the highest priority first, then the oldest.
+    pub(super) fn pick_where(&mut self, max: usize, lanes: &dyn Fn(&str) -> bool) -> Vec<Picked> {
+        let ranks = self.ready_where(None, max, lanes);
+        ranks
+            .into_iter()
+            .filter_map(|(_, id)| self.take(id))
+            .collect()
+    }
+
+    /// Picks this item, if it may be claimed.
+    pub(super) fn pick_item(&mut self, id: ItemId) -> Option<Picked> {
+        let item = self.items.get(&id)?;
+        let free = item.state == State::Ready && item.holds == 0 && item.ahead.is_none();
+        if free { self.take(id) } else { None }
+    }
+
+    fn take(&mut self, id: ItemId) -> Option<Picked> {
+        self.set(id, State::Claiming);
+        let Item { meta, .. } = self.items.get(&id)?;
+        Some(Picked {
+            id,
+            version: meta.version,
+            attempt: meta.attempts + 1,
+        })
+    }
+
+    /// Up to `limit` items of the lanes meant that may be claimed, in the order in which they would be, after `after`.
+    /// Costs a look at each lane and at each item returned, however many items there are.
+    pub(super) fn ready_where(
+        &self,
+        after: Option<Rank>,
+        limit: usize,
+        lanes: &dyn Fn(&str) -> bool,
+    ) -> Vec<Rank> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut heads: BTreeMap<Rank, _> = BTreeMap::new();
+        for (_, ready) in self.lanes.iter().filter(|(lane, _)| lanes(lane)) {
+            let mut rest = ready.range((from, Bound::Unbounded)).copied();
+            heads.extend(rest.next().map(|first| (first, rest)));
+        }
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some((rank, mut rest)) = heads.pop_first()
+        {
+            found.push(rank);
+            heads.extend(rest.next().map(|next| (next, rest)));
+        }
+        found
+    }
+
+    /// Up to `limit` items with a lane that are there and may not be claimed now, oldest first, after `after`.
+    pub(super) fn held_after(&self, after: Option<ItemId>, limit: usize) -> Vec<ItemId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.held
+            .range((from, Bound::Unbounded))
+            .take(limit)
+            .copied()
+            .collect()
+    }
+
     /// Lets time pass: what was delayed becomes ready, what lapsed is ready again or doomed, what passed its deadline
     /// is doomed.
-    pub(super) fn advance(&mut self, now: Mono) {
+    pub(super) fn advance(&mut self, now: Mono) -> Passed {
+        let mut passed = Passed::default();
         while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, id));
             let Some(item) = self.items.get_mut(&id) else {
                 continue;
             };
             let late = item.meta.deadline.is_some_and(|deadline| deadline <= now);
-            let spent = item.meta.attempts >= self.bounds.attempts;
+            let attempts = item.meta.attempts;
+            let spent = attempts >= item.meta.max_attempts.unwrap_or(self.bounds.attempts);
+            let claimed = matches!(item.state, State::Claimed(_));
             let next = match item.state {
                 State::Ready | State::Delayed(_) if late && item.holds == 0 => {
                     State::Doomed(Doom::Deadline)
@@ -338,14 +431,49 @@ impl Index {
                 State::Claimed(until) if until <= now => State::Ready,
                 _ => continue,
             };
+            passed.freed |= next == State::Ready;
+            if claimed && next == State::Ready {
+                passed.lapsed.push((id, attempts));
+            }
             self.set(id, next);
         }
+        passed
     }
 
     /// Where an item goes that may be tried again at `at`.
     pub(super) fn waiting(at: Option<Mono>, now: Mono) -> State {
         at.filter(|at| *at > now)
             .map_or(State::Ready, State::Delayed)
+    }
+
+    // --- Numbers ---------------------------------------------------------------------------
+
+    /// Begins to number, from `first` on.
+    pub(super) const fn number_from(&mut self, first: u64) {
+        self.next_number = first;
+    }
+
+    /// The next number. It counts as not settled until [`Index::unnumber`], or until its item is removed.
+    pub(super) fn number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.numbers.insert(number);
+        number
+    }
+
+    /// The number of an item.
+    pub(super) fn number_of(&self, id: ItemId) -> Option<u64> {
+        self.items.get(&id)?.meta.number
+    }
+
+    /// Gives a number back that no item has got.
+    pub(super) fn unnumber(&mut self, number: u64) {
+        self.numbers.remove(&number);
+    }
+
+    /// Every number below this one is settled.
+    pub(super) fn low(&self) -> u64 {
+        self.numbers.first().copied().unwrap_or(self.next_number)
     }
 
     // --- Questions -------------------------------------------------------------------------
@@ -418,6 +546,17 @@ impl Index {
         let Some(item) = self.items.get(&id) else {
             return;
         };
+        if let Some(lane) = &item.meta.lane {
+            self.held.remove(&id);
+            if item.state == State::Ready
+                && let Some(ready) = self.lanes.get_mut(lane)
+            {
+                ready.remove(&(Reverse(item.meta.priority), id));
+                if ready.is_empty() {
+                    self.lanes.remove(lane);
+                }
+            }
+        }
         *count(&mut self.counts, item.state) -= 1;
         match item.state {
             State::Ready => {
@@ -450,8 +589,17 @@ impl Index {
             self.timers
                 .extend(item.meta.deadline.map(|deadline| (deadline, id)));
         }
+        let free = item.holds == 0 && item.ahead.is_none();
+        if let Some(lane) = &item.meta.lane {
+            if item.state == State::Ready && free {
+                let rank = (Reverse(item.meta.priority), id);
+                self.lanes.entry(lane.clone()).or_default().insert(rank);
+            } else if !matches!(item.state, State::Pending(_)) {
+                self.held.insert(id);
+            }
+        }
         match item.state {
-            State::Ready if item.holds == 0 && item.ahead.is_none() => {
+            State::Ready if free => {
                 let tenant = &item.meta.tenant;
                 if !self.ready.contains_key(tenant) {
                     self.turns.push_back(tenant.clone());

@@ -1,6 +1,6 @@
 //! Reading all queues at open.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     QueueError, Shared,
@@ -45,7 +45,7 @@ impl Loaded {
             };
         }
         index.insert(id, meta, start);
-        index.advance(now);
+        let _claims_of_an_earlier_life = index.advance(now);
     }
 }
 
@@ -61,6 +61,10 @@ pub(super) fn meta_of(header: &Header, bytes: u64, shared: &Shared) -> Meta {
         attempts: 0,
         version: None,
         cause: header.cause,
+        number: header.number,
+        lane: header.lane.clone(),
+        max_attempts: header.max_attempts,
+        visibility: header.visibility_ms.map(Duration::from_millis),
     }
 }
 

@@ -5,14 +5,18 @@
 //! the caller's [`Batch`], so that "ack this and send that" is one commit; the index follows when the batch commits
 //! and is as if nothing had happened when it does not.
 //!
-//! Exclusive: one `Queues` per store at a time. Claims of an earlier life of the process are free again at open.
+//! Exclusive: one `Queues` per store at a time, also where several processes share a store: the second that opens them is
+//! refused ([`crate::StoreError::QueuesInUse`]). Claims of an earlier life of the process are free again at open.
 //! Time runs by the monotonic clock while the process lives, and by the wall clock across restarts.
 
 mod claim;
 mod enqueue;
+mod follow;
 mod format;
 mod index;
+mod list;
 mod load;
+mod loan;
 mod outcome;
 mod parked;
 mod settle;
@@ -28,19 +32,22 @@ use volary_kernel::{
     clock::{SharedClock, Timestamp},
 };
 
-use self::{
-    index::{Bounds, Index},
-    load::Loaded,
-    outcome::Outcomes,
-};
 pub use self::{
+    follow::{Deed, Follow, Happening},
+    list::{ItemView, Place, Standing},
+    loan::Loan,
     outcome::MAX_WAITERS,
     parked::ParkedItem,
     types::{
         Claim, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_BYTES, DEFAULT_MAX_ITEMS, DEFAULT_MAX_PARKED,
-        DEFAULT_SUBJECT, DEFAULT_VISIBILITY, Enqueued, ItemId, Nacked, NewItem, Outcome,
+        DEFAULT_SUBJECT, DEFAULT_VISIBILITY, Enqueued, ItemId, LANE_MAX, Nacked, NewItem, Outcome,
         QUEUE_NAME_MAX, QueueConfig, QueueError, QueueFull, QueueStats, REASON_MAX,
     },
+};
+use self::{
+    index::{Bounds, Index},
+    load::Loaded,
+    outcome::Outcomes,
 };
 use crate::{
     batch::{Batch, Expect},
@@ -119,9 +126,41 @@ struct Inner {
     shared: Arc<Shared>,
     index: Mutex<Index>,
     /// Told when something may be claimed.
-    news: Notify,
+    news: News,
+    /// Whether its items have numbers.
+    numbered: bool,
     /// Held by whoever sweeps.
     sweeping: tokio::sync::Mutex<()>,
+}
+
+/// Who is told that something may be claimed.
+struct News {
+    /// One of those who take whatever comes next.
+    one: Notify,
+    /// All of those who choose: it may be for any of them, or for none.
+    all: watch::Sender<u64>,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self {
+            one: Notify::new(),
+            all: watch::Sender::new(0),
+        }
+    }
+}
+
+impl News {
+    /// Something that could not be claimed before can be.
+    fn fresh(&self) {
+        self.one.notify_one();
+        self.all.send_modify(|news| *news = news.wrapping_add(1));
+    }
+
+    /// Something more is there, for the next of those who take whatever comes.
+    fn more(&self) {
+        self.one.notify_one();
+    }
 }
 
 impl Inner {
@@ -131,7 +170,7 @@ impl Inner {
         self.shared.outcomes.settle(id, outcome);
         let freed = self.index.lock().remove(id);
         if freed {
-            self.news.notify_one();
+            self.news.fresh();
         }
     }
 
@@ -160,8 +199,10 @@ impl Queues {
     /// Reads all queues of `store`.
     ///
     /// # Errors
-    /// Errors of reading; [`crate::StoreError::Corrupt`] for a queue record that this version cannot read.
+    /// [`crate::StoreError::QueuesInUse`] if another process that shares the store runs its queues; errors of reading;
+    /// [`crate::StoreError::Corrupt`] for a queue record that this version cannot read.
     pub async fn open(store: SharedStore) -> Result<Self, QueueError> {
+        store.own_queues().await?;
         let (waiting, parked) = load::scan(&store).await?;
         let shared = Shared {
             clock: store.clock().clone(),
@@ -188,6 +229,11 @@ impl Queues {
     /// # Errors
     /// [`QueueError::Invalid`] for a name that is empty or too long and for zero attempts.
     pub fn queue(&self, config: QueueConfig) -> Result<Queue, QueueError> {
+        self.shelve(config, None)
+    }
+
+    /// Opens a queue; with numbers from `first` on if it is given.
+    fn shelve(&self, config: QueueConfig, first: Option<u64>) -> Result<Queue, QueueError> {
         if config.name.is_empty() || config.name.len() > QUEUE_NAME_MAX {
             let found = config.name.len();
             return Err(QueueError::Invalid(format!(
@@ -211,7 +257,11 @@ impl Queues {
             attempts: config.max_attempts,
         };
         let mut index = Index::new(bounds);
-        for loaded in shelf.waiting.remove(&name).unwrap_or_default() {
+        index.number_from(first.unwrap_or_default());
+        for mut loaded in shelf.waiting.remove(&name).unwrap_or_default() {
+            if first.is_some() && loaded.header.number.is_none() {
+                loaded.header.number = Some(index.number());
+            }
             loaded.enter(&mut index, &self.shared);
         }
         let next = index.next_timer();
@@ -220,7 +270,8 @@ impl Queues {
             config,
             shared: self.shared.clone(),
             index: Mutex::new(index),
-            news: Notify::new(),
+            news: News::default(),
+            numbered: first.is_some(),
             sweeping: tokio::sync::Mutex::new(()),
         };
         let queue = Queue {

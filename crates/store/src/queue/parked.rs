@@ -9,11 +9,11 @@ use volary_kernel::{
 };
 
 use super::{
-    DEFAULT_SUBJECT, ItemId, Outcome, Queue, QueueError, Queues,
+    DEFAULT_SUBJECT, Deed, Follow, Happening, ItemId, Outcome, Queue, QueueError, Queues,
     format::{self, Header},
     index::State,
     load::{Loaded, meta_of},
-    settle,
+    loan, settle,
 };
 use crate::{
     batch::{Batch, Expect},
@@ -124,21 +124,34 @@ impl Queues {
         // What came after it was handed out already: nothing new may meet it.
         header.coalesce = None;
         header.from = self.shared.head.borrow().next();
+        let number = self.renumber(&header.queue);
+        header.number = number.as_ref().map(loan::Number::get);
         let mut tx = self.leave(&record, id)?;
         tx.put(
             format::item_key(id),
             format::encode(&header, &item.payload)?,
             Expect::Absent,
         );
-        tx.append(settle::entry(
-            self.subject_of(&header),
-            "retried",
-            id,
-            &header,
-            (Some(item.attempts), None),
-        )?);
+        match self.follow_of(&header) {
+            Some(follow) => {
+                let happening = Happening::new(id, &header, &item.payload, Deed::Retried);
+                follow.tell(&mut tx, &happening)?;
+            }
+            None => drop(tx.append(settle::entry(
+                self.subject_of(&header),
+                "retried",
+                id,
+                &header,
+                (Some(item.attempts), None),
+            )?)),
+        }
         let (queues, bytes) = (self.clone(), item.payload.len() as u64);
-        tx.on_commit(move |_| queues.re_enter(id, header, bytes));
+        tx.on_commit(move |_| {
+            queues.re_enter(id, header, bytes);
+            if let Some(number) = number {
+                number.keep();
+            }
+        });
         self.commit_leave(tx, id).await
     }
 
@@ -150,16 +163,35 @@ impl Queues {
         let record = self.parked_record(id).await?;
         let (item, header) = item_of(&record)?;
         let mut tx = self.leave(&record, id)?;
-        tx.append(settle::entry(
-            self.subject_of(&header),
-            "dropped",
-            id,
-            &header,
-            (Some(item.attempts), Some(reason)),
-        )?);
+        let attempts = item.attempts;
+        match self.follow_of(&header) {
+            Some(follow) => {
+                let deed = Deed::Dropped { attempts, reason };
+                follow.tell(&mut tx, &Happening::new(id, &header, &item.payload, deed))?;
+            }
+            None => drop(tx.append(settle::entry(
+                self.subject_of(&header),
+                "dropped",
+                id,
+                &header,
+                (Some(attempts), Some(reason)),
+            )?)),
+        }
         let (shared, reason) = (self.shared.clone(), reason.to_owned());
         tx.on_commit(move |_| shared.outcomes.settle(id, Outcome::Dropped(reason)));
         self.commit_leave(tx, id).await
+    }
+
+    /// A number for an item that comes back to a numbered queue.
+    fn renumber(&self, queue: &str) -> Option<loan::Number> {
+        let queue = self.shelf.lock().open.get(queue).cloned()?;
+        queue.inner.numbered.then(|| loan::Number::of(&queue))
+    }
+
+    /// Who is told of an item, if its queue is open and says so.
+    fn follow_of(&self, header: &Header) -> Option<Follow> {
+        let shelf = self.shelf.lock();
+        shelf.open.get(&header.queue)?.config().follow.clone()
     }
 
     /// What journal entries about an item name: as its queue says, if that is open.
@@ -212,6 +244,6 @@ impl Queues {
         };
         let meta = meta_of(&header, bytes, &self.shared);
         queue.inner.index.lock().insert(id, meta, State::Ready);
-        queue.inner.news.notify_one();
+        queue.inner.news.fresh();
     }
 }

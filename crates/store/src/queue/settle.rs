@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use volary_kernel::{clock::Timestamp, id::Name, retry::random_unit};
 
 use super::{
-    Claim, Inner, ItemId, Nacked, Outcome, Queue, QueueError, REASON_MAX,
+    Claim, Deed, Happening, Inner, ItemId, Nacked, Outcome, Queue, QueueError, REASON_MAX,
     format::{self, Header, ParkedInfo, StateRecord},
     index::State,
 };
@@ -53,7 +54,7 @@ impl Queue {
         delay: Option<Duration>,
         reason: &str,
     ) -> Result<Nacked, QueueError> {
-        if claim.attempt >= self.inner.config.max_attempts {
+        if claim.attempt >= claim.max_attempts {
             self.park(tx, claim, reason)?;
             return Ok(Nacked::Parked);
         }
@@ -121,7 +122,7 @@ impl Queue {
                 },
             );
             drop(index);
-            inner.news.notify_one();
+            inner.news.fresh();
             inner.shared.wake_at(now + delay);
         });
         Ok(())
@@ -145,11 +146,15 @@ impl Queue {
             not_before: None,
             at: claim.enqueued_at,
             from: Seq(0),
+            number: None,
             parked: Some(ParkedInfo {
                 at: self.inner.shared.clock.wall(),
                 attempts: claim.attempt,
                 reason: clip(reason),
             }),
+            lane: claim.lane.clone(),
+            max_attempts: claim.own_attempts,
+            visibility_ms: claim.visibility_ms,
         };
         self.inner
             .add_park(tx, claim.id, Some(claim.epoch), &header, &claim.payload)
@@ -165,7 +170,27 @@ impl Queue {
         if !index.holds_claim(claim.id, claim.epoch, now) {
             return Err(QueueError::Lapsed(claim.id));
         }
-        index.set(claim.id, State::Claimed(now + self.inner.config.visibility));
+        let own = index.get(claim.id).and_then(|(meta, _)| meta.visibility);
+        let until = now + own.unwrap_or(self.inner.config.visibility);
+        index.set(claim.id, State::Claimed(until));
+        drop(index);
+        self.inner.shared.wake_at(until);
+        Ok(())
+    }
+
+    /// Takes an item out that waits or is claimed, as `outcome`. Whoever has it can settle it no more. The commit of `tx`
+    /// ends in a conflict if somebody claims or settles it meanwhile: then look again.
+    ///
+    /// # Errors
+    /// [`QueueError::UnknownItem`] if it is not there.
+    pub fn remove(&self, tx: &mut Batch, id: ItemId, outcome: Outcome) -> Result<(), QueueError> {
+        let version = match self.inner.index.lock().get(id) {
+            None | Some((_, State::Pending(_))) => return Err(QueueError::UnknownItem(id)),
+            Some((meta, _)) => meta.version,
+        };
+        remove(tx, id, version);
+        let inner = self.inner.clone();
+        tx.on_commit(move |_| inner.finish(id, outcome));
         Ok(())
     }
 
@@ -192,7 +217,7 @@ impl Inner {
         id: ItemId,
         version: Option<u64>,
         header: &Header,
-        payload: &[u8],
+        payload: &Bytes,
     ) -> Result<(), QueueError> {
         let parked = header.parked.as_ref();
         let reason = parked
@@ -204,13 +229,12 @@ impl Inner {
             format::encode(header, payload)?,
             Expect::Any,
         );
-        tx.append(self.entry(
-            "parked",
-            id,
-            header,
-            parked.map(|parked| parked.attempts),
-            Some(&reason),
-        )?);
+        let attempts = parked.map_or(0, |parked| parked.attempts);
+        let deed = Deed::Parked {
+            attempts,
+            reason: &reason,
+        };
+        self.tell(tx, id, header, payload, deed)?;
         let inner = self.clone();
         tx.on_commit(move |_| {
             inner.shared.count_parked(&inner.name, true);
@@ -219,17 +243,30 @@ impl Inner {
         Ok(())
     }
 
-    /// A journal entry about something the queue did by itself.
-    pub(super) fn entry(
+    /// Adds that the queue does something by itself: as its follower tells it, or as a journal entry of its own.
+    pub(super) fn tell(
         &self,
-        verb: &'static str,
+        tx: &mut Batch,
         id: ItemId,
         header: &Header,
-        attempts: Option<u32>,
-        reason: Option<&str>,
-    ) -> Result<Entry, StoreError> {
+        payload: &Bytes,
+        deed: Deed<'_>,
+    ) -> Result<(), StoreError> {
+        if let Some(follow) = &self.config.follow {
+            return follow.tell(tx, &Happening::new(id, header, payload, deed));
+        }
+        let (verb, attempts, reason) = match deed {
+            Deed::Claimed { attempt, .. } => ("claimed", Some(attempt), None),
+            Deed::Parked { attempts, reason } => ("parked", Some(attempts), Some(reason)),
+            Deed::Expired { attempts } => ("expired", Some(attempts), None),
+            Deed::Retried => ("retried", None, None),
+            Deed::Dropped { attempts, reason } => ("dropped", Some(attempts), Some(reason)),
+            // The next claim tells of it.
+            Deed::Lapsed { .. } => return Ok(()),
+        };
         let subject = (self.config.subject, self.config.agent.clone());
-        entry(subject, verb, id, header, (attempts, reason))
+        tx.append(entry(subject, verb, id, header, (attempts, reason))?);
+        Ok(())
     }
 }
 
@@ -278,7 +315,7 @@ pub(super) fn remove(tx: &mut Batch, id: ItemId, version: Option<u64>) {
 }
 
 /// The first [`REASON_MAX`] bytes.
-fn clip(reason: &str) -> String {
+pub(super) fn clip(reason: &str) -> String {
     let end = (0..=REASON_MAX.min(reason.len()))
         .rev()
         .find(|end| reason.is_char_boundary(*end));

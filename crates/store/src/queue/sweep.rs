@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use volary_kernel::{Mono, clock};
 
 use super::{
-    Inner, ItemId, Outcome, Queue, QueueError, Queues,
+    Deed, Inner, ItemId, Outcome, Queue, QueueError, Queues,
     format::{self, ParkedInfo},
     index::Doom,
     settle,
@@ -25,14 +25,19 @@ impl Inner {
     /// Lets time pass for this queue: frees what lapsed and what was delayed, parks what used up its attempts, ends
     /// what passed its deadline. Only one sweeps at a time; another returns at once.
     pub(super) async fn sweep(self: &Arc<Self>) -> Result<(), QueueError> {
-        let doomed = {
+        let (doomed, lapsed) = {
             let mut index = self.index.lock();
-            index.advance(self.shared.clock.mono());
-            if index.has_ready() {
-                self.news.notify_one();
+            let passed = index.advance(self.shared.clock.mono());
+            if passed.freed {
+                self.news.fresh();
+            } else if index.has_ready() {
+                self.news.more();
             }
-            index.doomed()
+            (index.doomed(), passed.lapsed)
         };
+        if self.config.follow.is_some() && !lapsed.is_empty() {
+            self.tell_lapsed(&lapsed).await?;
+        }
         if doomed.is_empty() {
             return Ok(());
         }
@@ -54,6 +59,25 @@ impl Inner {
         Ok(())
     }
 
+    /// Tells the follower of claims that ended without an answer. The items are free already: this only says so.
+    async fn tell_lapsed(self: &Arc<Self>, lapsed: &[(ItemId, u32)]) -> Result<(), QueueError> {
+        for some in lapsed.chunks(AT_ONCE) {
+            let keys: Vec<_> = some.iter().map(|(id, _)| format::item_key(*id)).collect();
+            let records = self.shared.store.get_many(&keys).await?;
+            let mut tx = Batch::new();
+            for ((id, attempt), record) in some.iter().zip(records) {
+                let Some(record) = record else { continue };
+                let (header, payload) = format::decode(&record.key, &record.value)?;
+                let deed = Deed::Lapsed { attempt: *attempt };
+                self.tell(&mut tx, *id, &header, &payload, deed)?;
+            }
+            if !tx.is_empty() {
+                self.shared.store.commit(tx).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn settle_doomed(
         self: &Arc<Self>,
         id: ItemId,
@@ -69,7 +93,7 @@ impl Inner {
         match doom {
             Doom::Deadline => {
                 settle::remove(&mut tx, id, version);
-                tx.append(self.entry("expired", id, &header, Some(attempts), None)?);
+                self.tell(&mut tx, id, &header, &payload, Deed::Expired { attempts })?;
                 let inner = self.clone();
                 tx.on_commit(move |_| inner.finish(id, Outcome::DeadlineExceeded));
             }

@@ -10,6 +10,7 @@ use volary_kernel::{
     retry::Backoff,
 };
 
+use super::Follow;
 use crate::{
     entry::{Cause, Seq},
     error::StoreError,
@@ -31,6 +32,8 @@ pub const DEFAULT_SUBJECT: &str = "queue";
 pub const REASON_MAX: usize = 1024;
 /// Longest queue name and longest coalescing key, in bytes.
 pub const QUEUE_NAME_MAX: usize = 256;
+/// Longest lane, in bytes.
+pub const LANE_MAX: usize = 4096;
 
 /// How a queue behaves.
 #[derive(Debug, Clone)]
@@ -56,6 +59,9 @@ pub struct QueueConfig {
     pub max_attempts: u32,
     /// Wait before the next attempt, when the one who failed names none.
     pub backoff: Backoff,
+    /// Is told of everything that the queue does with an item by itself, and says so in place of the queue's own journal
+    /// entries. Default: none.
+    pub follow: Option<Follow>,
 }
 
 impl QueueConfig {
@@ -72,6 +78,7 @@ impl QueueConfig {
             visibility: DEFAULT_VISIBILITY,
             max_attempts: DEFAULT_MAX_ATTEMPTS,
             backoff: Backoff::default(),
+            follow: None,
         }
     }
 }
@@ -118,6 +125,13 @@ pub struct NewItem {
     pub deadline: Option<Timestamp>,
     /// Not to be claimed earlier.
     pub not_before: Option<Timestamp>,
+    /// What [`crate::Queue::claim_where`] and [`crate::Queue::list_ready`] choose by. At most [`LANE_MAX`] bytes; few
+    /// different ones, because each is looked at.
+    pub lane: Option<String>,
+    /// Attempts before it is parked, in place of the queue's; at least 1.
+    pub max_attempts: Option<u32>,
+    /// How long a claim holds without renewal, in place of the queue's.
+    pub visibility: Option<Duration>,
 }
 
 impl NewItem {
@@ -133,6 +147,9 @@ impl NewItem {
             base: None,
             deadline: None,
             not_before: None,
+            lane: None,
+            max_attempts: None,
+            visibility: None,
         }
     }
 }
@@ -177,6 +194,11 @@ pub struct Claim {
     pub base: Option<Arc<str>>,
     /// Why the last attempt failed, if somebody said.
     pub last_reason: Option<String>,
+    /// Attempts before it is parked.
+    pub max_attempts: u32,
+    pub(super) lane: Option<Arc<str>>,
+    pub(super) own_attempts: Option<u32>,
+    pub(super) visibility_ms: Option<u64>,
 }
 
 /// What became of a nack.

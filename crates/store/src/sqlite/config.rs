@@ -15,6 +15,30 @@ pub const DEFAULT_RESERVE: u64 = 4 << 20;
 /// Reads that run at a time. Default: 2.
 pub const DEFAULT_READERS: usize = 2;
 
+/// How long a commit waits for other processes that share the database. Default: 10 s, a slow disk's flush and more.
+pub const DEFAULT_BUSY: Duration = Duration::from_secs(10);
+
+/// Who may have the database open at a time. All openers must say the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Sharing {
+    /// This process alone, and one handle in it: the fastest.
+    #[default]
+    Exclusive,
+    /// Several processes of one node on one machine. Each commit waits for its turn among them; a process that dies at any
+    /// point harms no other. [`crate::Queues`] stay with the first that opens them. Watchers see what others committed
+    /// within some [`super::SHARED_POLL`].
+    Shared,
+}
+
+impl Sharing {
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Exclusive => "exclusive",
+            Self::Shared => "shared",
+        }
+    }
+}
+
 /// What is removed when. Whole beginnings of the journal go, never single entries; what pins, live queue items
 /// ([`crate::queue`]) or the last entry need stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +88,10 @@ pub struct SqliteConfig {
     pub readers: usize,
     /// What to do with a database that is not what its signed head says.
     pub on_damage: OnDamage,
+    /// Who may have it open at a time.
+    pub sharing: Sharing,
+    /// Shared: how long a commit waits for its turn before it is [`crate::StoreError::Busy`].
+    pub busy: Duration,
 }
 
 impl SqliteConfig {
@@ -78,6 +106,8 @@ impl SqliteConfig {
             reserve: DEFAULT_RESERVE,
             readers: DEFAULT_READERS,
             on_damage: OnDamage::Refuse,
+            sharing: Sharing::Exclusive,
+            busy: DEFAULT_BUSY,
         }
     }
 }

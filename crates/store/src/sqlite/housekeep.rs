@@ -17,6 +17,13 @@ impl Writer {
     /// One round: a few milliseconds at most. Sets `more_to_keep` if another is due.
     pub(super) fn keep(&mut self, db: &mut Db<'_>) -> Result<(), StoreError> {
         self.more_to_keep = false;
+        self.enter(db)?;
+        let end = self.keep_in_turn(db);
+        self.leave();
+        end
+    }
+
+    fn keep_in_turn(&mut self, db: &mut Db<'_>) -> Result<(), StoreError> {
         let reaped = self.transaction(db, Self::reap)?;
         for key in &reaped {
             self.shared
@@ -70,6 +77,7 @@ impl Writer {
         for key in &keys {
             db.sql.delete(key)?;
         }
+        self.note_expired(db, &keys)?;
         Ok(keys)
     }
 
@@ -115,6 +123,9 @@ impl Writer {
             db.commit()?;
             Ok(done)
         });
+        if end.is_ok() {
+            self.told_own();
+        }
         end.map_err(|error| {
             db.rollback();
             self.progress = before;

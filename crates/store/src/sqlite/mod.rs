@@ -12,10 +12,11 @@ mod housekeep;
 mod job;
 mod lock;
 pub(crate) mod open;
-mod reader;
+pub(crate) mod reader;
 mod retention;
 pub(crate) mod rows;
 pub(crate) mod schema;
+mod shared;
 mod sign;
 mod space;
 mod writer;
@@ -27,11 +28,13 @@ use tokio::sync::{oneshot, watch as latest};
 use volary_kernel::{Name, Tenant, clock::SharedClock};
 
 pub use self::config::{
-    DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, DEFAULT_MIN_FREE_DISK, DEFAULT_READERS, DEFAULT_RESERVE,
-    OnDamage, Retention, SqliteConfig,
+    DEFAULT_BUSY, DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, DEFAULT_MIN_FREE_DISK, DEFAULT_READERS,
+    DEFAULT_RESERVE, OnDamage, Retention, Sharing, SqliteConfig,
 };
+pub use self::shared::SHARED_POLL;
 use self::{
     job::{Inbox, Job, units},
+    lock::QueuesLock,
     reader::Readers,
     writer::{Shared, Writer},
 };
@@ -57,13 +60,16 @@ struct Inner {
     readers: Arc<Readers>,
     head: latest::Receiver<Seq>,
     ended: tokio::sync::Mutex<Option<oneshot::Receiver<()>>>,
+    /// Shared: held by the process that runs the queues.
+    queues: parking_lot::Mutex<Option<QueuesLock>>,
 }
 
 impl SqliteStore {
     /// Opens the database, making it if it is not there, after comparing it with its signed head.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another node has it open; [`StoreError::Corrupt`], with the first missing entry, if it
+    /// [`StoreError::InUse`] if another node has it open; [`StoreError::Mixed`] if another opener says otherwise about
+    /// [`Sharing`]; [`StoreError::Busy`]; [`StoreError::Corrupt`], with the first missing entry, if it
     /// is not what the signed head says (and [`OnDamage::Refuse`]); [`StoreError::Invalid`] if it belongs to another
     /// node; [`StoreError::Io`].
     pub async fn open(config: SqliteConfig, clock: SharedClock) -> Result<Self, StoreError> {
@@ -117,6 +123,7 @@ impl SqliteStore {
             readers,
             head: seen,
             ended,
+            queues: parking_lot::Mutex::default(),
         };
         Ok((
             Self {
@@ -146,6 +153,7 @@ impl SqliteStore {
             // The writer's end is what is waited for; it sends nothing.
             let _ = ended.await;
         }
+        drop(self.inner.queues.lock().take());
     }
 
     /// How it was opened.
@@ -210,6 +218,14 @@ impl Store for SqliteStore {
 
     fn watch(&self, prefix: &str) -> Watch {
         self.inner.shared.watchers.watch(prefix)
+    }
+
+    async fn own_queues(&self) -> Result<(), StoreError> {
+        let mut queues = self.inner.queues.lock();
+        if self.inner.config.sharing == Sharing::Shared && queues.is_none() {
+            *queues = Some(QueuesLock::take(&self.inner.config.path)?);
+        }
+        Ok(())
     }
 
     fn head(&self) -> latest::Receiver<Seq> {

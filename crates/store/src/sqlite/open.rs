@@ -5,8 +5,8 @@ use volary_kernel::{clock::Timestamp, sign::PublicKey};
 
 use super::{
     apply::{Progress, Statements},
-    config::{OnDamage, SqliteConfig},
-    lock::Lock,
+    config::{OnDamage, Sharing, SqliteConfig},
+    lock::{Lock, Turn},
     rows::{self, JOURNAL, Raw},
     schema::{self, META_CUT, META_NODE, META_VERSION, failed},
 };
@@ -29,12 +29,22 @@ pub(super) struct Opened {
     pub cut: Cut,
     pub head: HeadFile,
     pub lock: Lock,
+    /// Of a shared database; not held.
+    pub turn: Option<Turn>,
     /// What was accepted although it is not as the head says.
     pub accepted: Option<StoreError>,
 }
 
 pub(super) fn open(config: &SqliteConfig, now: Timestamp) -> Result<Opened, StoreError> {
-    let lock = Lock::take(&config.path)?;
+    let lock = Lock::take(&config.path, config.sharing, config.busy)?;
+    let mut turn = match config.sharing {
+        Sharing::Exclusive => None,
+        Sharing::Shared => Some(Turn::open(&config.path, config.busy)?),
+    };
+    if let Some(turn) = &mut turn {
+        // Others neither commit nor write the head while they are compared.
+        turn.take()?;
+    }
     let head_path = head::path_of(&config.path);
     let there = std::fs::metadata(&config.path).is_ok_and(|file| file.len() > 0);
     let read = HeadFile::open(&head_path, &config.key.public());
@@ -71,12 +81,16 @@ pub(super) fn open(config: &SqliteConfig, now: Timestamp) -> Result<Opened, Stor
         };
         keep(&conn).map_err(|error| failed(OPENING, error))?;
     }
+    if let Some(turn) = &mut turn {
+        turn.leave();
+    }
     Ok(Opened {
         conn,
         progress: found.progress,
         cut: found.cut,
         head,
         lock,
+        turn,
         accepted: damage,
     })
 }

@@ -130,7 +130,7 @@ pub(super) fn scan(
 }
 
 /// A page of the journal.
-pub(super) fn journal(
+pub(crate) fn journal(
     conn: &Connection,
     node: &Name,
     from: Seq,

@@ -9,7 +9,8 @@
 //! Chunks of a record are removed by the writer, which knows the few keys that have some: a trigger would make SQLite
 //! keep an undo journal for every single write.
 //!
-//! Records whose keys begin with U+0001 are the store's own (callers' keys cannot): the node, the last commit, the cut.
+//! Records whose keys begin with U+0001 are the store's own (callers' keys cannot): the node, the last commit, the cut,
+//! and notes of the last commits where several processes share the database.
 
 use std::{
     fmt::Write as _,
@@ -23,12 +24,14 @@ use crate::error::StoreError;
 /// Marks the file as ours ("Vlry").
 const APPLICATION_ID: i32 = 0x566c_7279;
 /// Version of this layout.
-const LAYOUT: i32 = 1;
+const LAYOUT: i32 = 2;
 /// Longest value or body kept in its row, in bytes. Longer ones are cut into parts of this size.
 pub(crate) const CHUNK: usize = 256 << 10;
 
 pub(crate) const META_NODE: &str = "\u{1}meta/node";
 pub(crate) const META_VERSION: &str = "\u{1}meta/version";
+/// What a commit changed, for others that share the database; ends in the commit's number.
+pub(crate) const META_NOTE: &str = "\u{1}note/";
 pub(crate) const META_CUT: &str = "\u{1}meta/cut";
 
 const TABLES: &str = "
@@ -55,6 +58,9 @@ const CHECKPOINT_PAGES: u32 = 4000;
 
 /// What the log may keep on disk after a burst, in bytes.
 const LOG_BYTES: i64 = 64 << 20;
+
+/// How long SQLite waits for a lock that somebody else has.
+pub(crate) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Opens the one writing connection; makes the tables in an empty file.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -107,7 +113,7 @@ fn set_up_reader(conn: &Connection) -> Result<(), StoreError> {
 fn common(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "cell_size_check", true)?;
     conn.pragma_update(None, "cache_size", -16_384)?;
-    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

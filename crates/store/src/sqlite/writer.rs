@@ -21,9 +21,10 @@ use super::{
     apply::{NotApplied, Progress, Statements},
     config::SqliteConfig,
     job::{Answer, Call, Inbox, Job, Write, units},
-    lock::Lock,
+    lock::{Lock, Turn},
     open::Opened,
-    schema::failed,
+    schema::{self, failed},
+    shared::{Others, SHARED_POLL},
     sign::Signer,
     space::Space,
 };
@@ -87,7 +88,7 @@ pub(super) struct Writer {
     pub(super) clock: SharedClock,
     pub(super) shared: Arc<Shared>,
     /// Ends with the writer, which tells those who follow the journal.
-    news: watch::Sender<Seq>,
+    pub(super) news: watch::Sender<Seq>,
     pub(super) head: HeadFile,
     signer: Signer,
     /// The head that the signer is at.
@@ -100,6 +101,9 @@ pub(super) struct Writer {
     kept: Mono,
     pub(super) more_to_keep: bool,
     lock: Lock,
+    /// Of a shared database.
+    pub(super) turn: Option<Turn>,
+    pub(super) others: Others,
 }
 
 /// A batch that was applied, and what came of it.
@@ -119,8 +123,14 @@ impl Writer {
             cut,
             head,
             lock,
+            turn,
             ..
         } = opened;
+        let others = if turn.is_some() {
+            Others::new(&conn, progress.version).map_err(|error| failed(COMMITTING, error))?
+        } else {
+            Others::default()
+        };
         let space = Space::new(
             &config.path,
             config.min_free_disk,
@@ -143,6 +153,8 @@ impl Writer {
             kept,
             more_to_keep: false,
             lock,
+            turn,
+            others,
         };
         Ok((this, conn))
     }
@@ -169,7 +181,14 @@ impl Writer {
         }
     }
 
-    fn finish(self, conn: Connection) {
+    fn finish(mut self, conn: Connection) {
+        if let Some(turn) = &mut self.turn {
+            // Others stay: the log is theirs.
+            let alone = turn.take().is_ok() && self.lock.is_last();
+            if !alone {
+                return;
+            }
+        }
         let end = conn
             .set_db_config(
                 rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
@@ -189,11 +208,13 @@ impl Writer {
 
     fn serve(&mut self, db: &mut Db<'_>) {
         let mut jobs = Vec::new();
+        // Time since something was to do, of one who shares.
+        let mut quiet = Duration::ZERO;
         loop {
-            let patience = if self.more_to_keep {
-                Duration::ZERO
-            } else {
-                KEEP_EVERY
+            let patience = match self.is_shared() {
+                _ if self.more_to_keep => Duration::ZERO,
+                true => SHARED_POLL,
+                false => KEEP_EVERY,
             };
             match self.shared.inbox.wait(&mut jobs, patience) {
                 Call::Jobs => {
@@ -209,9 +230,17 @@ impl Writer {
                         let _ = reply.send(end.clone());
                     }
                 }
+                Call::Quiet if self.is_shared() && !self.more_to_keep && quiet < KEEP_EVERY => {
+                    quiet += SHARED_POLL;
+                    if let Err(error) = self.look(db.conn) {
+                        tracing::warn!(%error, "looking for what others committed");
+                    }
+                    continue;
+                }
                 Call::Quiet => self.keep_once(db),
                 Call::Closed => return,
             }
+            quiet = Duration::ZERO;
         }
     }
 
@@ -230,6 +259,26 @@ impl Writer {
             self.refuse(std::mem::take(jobs));
             return;
         }
+        if let Err(error) = self.enter(db) {
+            return self.not_now(error, std::mem::take(jobs));
+        }
+        self.group_in_turn(db, jobs);
+        self.leave();
+    }
+
+    /// Answers what could not be committed because others that share the database were in the way.
+    fn not_now(&mut self, error: StoreError, jobs: Vec<Job>) {
+        if error.is_transient() {
+            for job in jobs {
+                self.reply(job, Err(error.clone()));
+            }
+        } else {
+            self.fail(error);
+            self.refuse(jobs);
+        }
+    }
+
+    fn group_in_turn(&mut self, db: &mut Db<'_>, jobs: &mut Vec<Job>) {
         self.make_room(db);
         let before = self.progress;
         let mut applied = Vec::with_capacity(jobs.len());
@@ -238,6 +287,7 @@ impl Writer {
             db.rollback();
             return;
         }
+        let end = end.and_then(|()| self.note(db, before.version, &applied));
         let end = end.and_then(|()| self.commit(db));
         match end {
             Ok(()) => self.publish(applied),
@@ -247,6 +297,13 @@ impl Writer {
                 applied.extend(jobs.drain(..).map(|job| (job, None)));
                 if is_full(&error) {
                     applied.into_iter().for_each(|(job, _)| self.alone(db, job));
+                } else if self.is_shared() && is_busy(&error) {
+                    let error = StoreError::Busy {
+                        path: self.config.path.clone(),
+                        pid: None,
+                        waited: schema::BUSY,
+                    };
+                    self.not_now(error, applied.into_iter().map(|(job, _)| job).collect());
                 } else {
                     self.fail(failed(COMMITTING, error));
                     self.refuse(applied.into_iter().map(|(job, _)| job).collect());
@@ -294,6 +351,17 @@ impl Writer {
         db.sql.flush(applied.iter().flat_map(|(job, _)| &job.rows))
     }
 
+    /// Leaves the note of what is about to be committed, for others that share the database.
+    fn note(&mut self, db: &mut Db<'_>, before: u64, applied: &[Applied]) -> rusqlite::Result<()> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let jobs = applied
+            .iter()
+            .filter_map(|(job, committed)| Some((job, committed.as_ref()?.version)));
+        self.note_group(db, before, jobs)
+    }
+
     fn commit(&mut self, db: &mut Db<'_>) -> rusqlite::Result<()> {
         db.sql.keep_version(&mut self.progress)?;
         // The head is signed while the disk syncs, and written when it has.
@@ -311,6 +379,9 @@ impl Writer {
             self.reply(job, Err(error));
             return;
         }
+        if let Err(error) = self.enter(db) {
+            return self.not_now(error, vec![job]);
+        }
         loop {
             let before = self.progress;
             let now = self.clock.wall();
@@ -318,6 +389,10 @@ impl Writer {
                 db.begin()?;
                 let committed = db.sql.apply(&job, &mut this.progress, now)?;
                 db.sql.flush(job.rows.iter())?;
+                if this.is_shared() {
+                    let version = committed.version;
+                    this.note_group(db, before.version, std::iter::once((&job, version)))?;
+                }
                 this.commit(db)?;
                 Ok(committed)
             };
@@ -352,6 +427,8 @@ impl Writer {
             self.refuse(applied.into_iter().map(|(job, _)| job).collect());
             return;
         }
+        self.told_own();
+        self.leave();
         let seq = self.progress.seq;
         let mut told = Vec::with_capacity(applied.len());
         let mut freed = 0;
@@ -467,6 +544,11 @@ impl Writer {
         tracing::error!(%error, "the store takes no more commits");
         self.failed = Some(error);
     }
+}
+
+/// Whether somebody else had the database locked.
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
 }
 
 /// Whether SQLite could not grow a file.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod archive;
 mod common;
 mod conform;
 mod crash;
@@ -11,3 +12,4 @@ mod model;
 mod proof;
 mod races;
 mod retention;
+mod shared;
