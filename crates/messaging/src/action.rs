@@ -1,7 +1,7 @@
 //! What an agent asks for: the JSON lines of a handler's stdout, and the actions of a link acknowledgement.
 //!
 //! ```text
-//! {"send":{"topic":"…" | "to":"…", "payload":… | "payload_base64":"…", "content_type"?, "headers"?, "priority"?, "deadline"?}}
+//! {"send":{"topic":"…" | "to":"…" | "pool":"…", "payload":… | "payload_base64":"…", "content_type"?, "headers"?, "priority"?, "deadline"?}}
 //! {"report":{…}}
 //! ```
 //! Strict: an unknown key, a second action in one line or output that is no action is an error with its line number, and
@@ -58,6 +58,8 @@ pub struct SendAction {
     pub topic: Option<Topic>,
     /// For this agent.
     pub to: Option<Name>,
+    /// For one member of this pool.
+    pub pool: Option<Name>,
     /// JSON content.
     pub payload: Option<Box<RawValue>>,
     /// Content as bytes, in base64.
@@ -283,8 +285,9 @@ impl SendAction {
     /// # Errors
     /// The rule it breaks.
     pub fn check(&self) -> Result<(), String> {
-        if self.topic.is_some() == self.to.is_some() {
-            return Err("`send` needs exactly one of `topic` and `to`".to_owned());
+        let named = [self.topic.is_some(), self.to.is_some(), self.pool.is_some()];
+        if named.into_iter().filter(|named| *named).count() != 1 {
+            return Err("`send` needs exactly one of `topic`, `to` and `pool`".to_owned());
         }
         if self.payload.is_some() && self.payload_base64.is_some() {
             return Err("`send` takes `payload` or `payload_base64`, not both".to_owned());
@@ -375,6 +378,9 @@ impl SendAction {
         if let Some(to) = self.to {
             builder = builder.to(to);
         }
+        if let Some(pool) = self.pool {
+            builder = builder.pool(pool);
+        }
         if let Some(topic) = self.topic {
             builder = builder.topic(topic);
         }
@@ -449,9 +455,9 @@ mod tests {
         check_error("17", "exactly one of");
         check_error(
             "{\"send\":{\"to\":\"b\",\"topic\":\"t\"}}",
-            "exactly one of `topic` and `to`",
+            "exactly one of `topic`, `to` and `pool`",
         );
-        check_error("{\"send\":{}}", "exactly one of `topic` and `to`");
+        check_error("{\"send\":{}}", "exactly one of `topic`, `to` and `pool`");
         check_error(
             "{\"send\":{\"to\":\"b\",\"to\":\"c\"}}",
             "duplicate field `to`",

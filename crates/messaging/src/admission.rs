@@ -17,6 +17,9 @@ pub enum Admission {
     Delivered,
     /// It is stored for every agent it is for, once the batch it went into is committed: at least once.
     Queued,
+    /// It was handed to the link to a peer, once: what becomes of it is counted, not told. Only messages of at-most-once
+    /// topics that nobody here gets end so.
+    Sent,
     /// Nobody it is for is there: no such agent, or no subscriber of its topics.
     NoRoute,
     /// Some of those it is for have it, some refused it. Only at-most-once sends to several agents end so.
@@ -106,11 +109,12 @@ impl Admission {
             Self::Partial { .. } => 3,
             Self::Dropped { .. } => 4,
             Self::Refused(why) => 5 + why.index(),
+            Self::Sent => 14,
         }
     }
 
     /// All words of [`Admission::label`].
-    pub const LABELS: [&'static str; 14] = [
+    pub const LABELS: [&'static str; 15] = [
         "delivered",
         "queued",
         "no_route",
@@ -125,6 +129,7 @@ impl Admission {
         "invalid",
         "hook",
         "closed",
+        "sent",
     ];
 }
 
@@ -203,6 +208,7 @@ impl fmt::Display for Admission {
         match self {
             Self::Delivered => f.write_str("delivered"),
             Self::Queued => f.write_str("queued"),
+            Self::Sent => f.write_str("sent at most once"),
             Self::NoRoute => f.write_str("no route"),
             Self::Partial {
                 reached,
@@ -285,6 +291,7 @@ mod tests {
         for (answer, word) in [
             (Admission::Delivered, "delivered"),
             (Admission::NoRoute, "no_route"),
+            (Admission::Sent, "sent"),
             (
                 Admission::Dropped {
                     hook: String::new(),

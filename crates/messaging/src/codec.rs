@@ -5,6 +5,7 @@
 //! 16  id                 32  sender id                      16  trace       i64 sent_at (µs)
 //! 8   span  [SPAN]       i64 deadline [DEADLINE]            16  task [TASK]
 //! str8 sender name       str8 tenant                        str8 recipient [RECIPIENT]
+//! str8 pool [POOL]
 //! u8  topics, each str16 u8  headers, each str8 name, str16 value, names strictly ascending
 //! str8 content type      u32 payload length, payload
 //! ```
@@ -12,7 +13,7 @@
 //! Decoding accepts exactly what [`encode`] writes: no trailing bytes, no other order, every limit of the message type.
 //! The payload of a decoded message is a slice of the bytes it was decoded from.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, ops::Range};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -41,7 +42,8 @@ const TASK: u8 = 1 << 1;
 const DEADLINE: u8 = 1 << 2;
 const SPAN: u8 = 1 << 3;
 const BROADCAST: u8 = 1 << 4;
-const KNOWN_FLAGS: u8 = RECIPIENT | TASK | DEADLINE | SPAN | BROADCAST;
+const POOL: u8 = 1 << 5;
+const KNOWN_FLAGS: u8 = RECIPIENT | TASK | DEADLINE | SPAN | BROADCAST | POOL;
 
 /// Appends the binary form of `message` to `out`.
 pub fn encode_into(message: &Message, out: &mut Vec<u8>) {
@@ -65,6 +67,9 @@ pub fn encode_into(message: &Message, out: &mut Vec<u8>) {
     put_str8(out, parts.sender.tenant().as_str());
     if let Some(recipient) = &parts.recipient {
         put_str8(out, recipient.as_str());
+    }
+    if let Some(pool) = &parts.pool {
+        put_str8(out, pool.as_str());
     }
     out.push(count(parts.topics.len()));
     for topic in &parts.topics {
@@ -97,6 +102,7 @@ fn flags(parts: &Parts) -> u8 {
         | bit(parts.deadline.is_some(), DEADLINE)
         | bit(parts.span.is_some(), SPAN)
         | bit(parts.broadcast, BROADCAST)
+        | bit(parts.pool.is_some(), POOL)
 }
 
 fn encoded_estimate(parts: &Parts) -> usize {
@@ -105,6 +111,12 @@ fn encoded_estimate(parts: &Parts) -> usize {
         + parts.headers.bytes()
         + parts.headers.len() * 3
         + parts.payload.bytes().len()
+}
+
+/// Id and sender of an encoded message, without looking at the rest.
+pub(crate) fn peek(bytes: &Bytes) -> Result<(Uid, AgentId), DecodeError> {
+    let fixed = fixed(&mut Reader::new(bytes))?;
+    Ok((fixed.id, fixed.sender))
 }
 
 /// Decodes one message from exactly `bytes`.
@@ -145,22 +157,38 @@ impl Decoder {
     /// # Errors
     /// [`DecodeError`] naming the first field that is wrong.
     pub fn decode(&mut self, bytes: &Bytes) -> Result<Message, DecodeError> {
-        let mut reader = Reader::new(bytes);
+        self.read(Reader::new(bytes))
+    }
+
+    /// Decodes one message from exactly that part of `bytes`, which it must have.
+    pub(crate) fn decode_at(
+        &mut self,
+        bytes: &Bytes,
+        part: Range<usize>,
+    ) -> Result<Message, DecodeError> {
+        self.read(Reader::within(bytes, part))
+    }
+
+    fn read(&mut self, mut reader: Reader<'_>) -> Result<Message, DecodeError> {
         let fixed = fixed(&mut reader)?;
         let sender = self.sender(&mut reader, fixed.sender)?;
         let recipient = match fixed.flags & RECIPIENT {
             0 => None,
             _ => Some(self.recipient(reader.str8("recipient")?)?),
         };
+        let pool = match fixed.flags & POOL {
+            0 => None,
+            _ => Some(Name::new(reader.str8("pool")?).map_err(|error| invalid("pool", error))?),
+        };
         let topics = self.topics(&mut reader)?;
         let headers = headers(&mut reader)?;
         let payload = self.payload(&mut reader)?;
         reader.end()?;
         let broadcast = fixed.flags & BROADCAST != 0;
-        if recipient.is_none() && topics.is_empty() && !broadcast {
+        if recipient.is_none() && pool.is_none() && topics.is_empty() && !broadcast {
             return Err(invalid(
                 "address",
-                "neither recipient nor topic nor broadcast",
+                "neither recipient nor pool nor topic nor broadcast",
             ));
         }
         let Fixed {
@@ -180,6 +208,7 @@ impl Decoder {
             id,
             sender,
             recipient,
+            pool,
             broadcast,
             topics,
             task_id,

@@ -4,6 +4,7 @@
 //! ```text
 //! u8 version = 1 │ u8 kind │ str8 idempotency key │ then
 //!   message:        u32 length, message as in `codec`
+//!   replayed (kind 16): i64 recorded at │ i64 recorded seq │ str8 recording node │ u32 length, message as in `codec`
 //!   dispatch, task: u8 has topic [str16 topic] │ str16 sender │ 16 trace │ str8 content type │ u32 length, payload
 //! ```
 //! The shown form is the JSON document of the handler protocol and of the link API's inbox.
@@ -16,6 +17,7 @@ use volary_kernel::{
     clock::Timestamp,
     id::{Name, Tenant, TraceId, Uid},
 };
+use volary_store::Seq;
 
 use crate::{
     codec::{self, DecodeError},
@@ -26,6 +28,8 @@ use crate::{
 
 /// Version of the stored form.
 const VERSION: u8 = 1;
+/// The kind byte of a replayed message.
+const REPLAYED: u8 = 16;
 /// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 /// Longest sender text, in bytes: `agent:` or `source:` and a name fit many times.
@@ -144,6 +148,43 @@ pub(crate) fn encode_message(message: &Message, encoded: &[u8], receiver: &Name)
     out.into()
 }
 
+/// The stored form of a message that is delivered again from a recording.
+pub(crate) fn encode_replayed(encoded: &[u8], key: &str, mark: &Replayed) -> Bytes {
+    let mut out = Vec::with_capacity(192 + encoded.len());
+    out.extend_from_slice(&[VERSION, REPLAYED]);
+    put_str8(&mut out, key);
+    out.extend_from_slice(&mark.at.as_micros().to_be_bytes());
+    out.extend_from_slice(&mark.seq.0.cast_signed().to_be_bytes());
+    put_str8(&mut out, mark.node.as_str());
+    put_bytes32(&mut out, encoded);
+    out.into()
+}
+
+/// Says that a delivery comes from a recording, and from where in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// The node that recorded it.
+    pub node: Name,
+    /// Its entry in that node's journal.
+    pub seq: Seq,
+    /// When it was accepted then.
+    pub at: Timestamp,
+}
+
+/// The message in what [`encode_message`] made.
+pub(crate) fn stored_message(stored: &Bytes) -> Result<Bytes, DecodeError> {
+    let mut reader = Reader::new(stored);
+    reader.version("delivery", VERSION)?;
+    match reader.u8("kind")? {
+        0 => {}
+        other => return Err(invalid("kind", format!("{other} is no message"))),
+    }
+    let _receiver = reader.str8("idempotency key")?;
+    let message = reader.bytes32("message", codec::ENCODED_MAX)?;
+    reader.end()?;
+    Ok(message)
+}
+
 /// Something an agent is to handle: one attempt at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
@@ -171,6 +212,8 @@ pub struct Delivery {
     pub headers: Headers,
     /// When it is no longer wanted.
     pub deadline: Option<Timestamp>,
+    /// Set if it is a recorded message that is delivered again.
+    pub replayed: Option<Replayed>,
     /// The content.
     pub payload: Payload,
 }
@@ -195,6 +238,7 @@ impl Delivery {
                 let message = codec::decode(&reader.bytes32("message", codec::ENCODED_MAX)?)?;
                 Self::of_message(&message, id, attempt, idempotency_key)
             }
+            REPLAYED => Self::of_replayed(&mut reader, id, attempt, idempotency_key)?,
             1 => Self::of_parcel(
                 &mut reader,
                 DeliveryKind::Dispatch,
@@ -228,8 +272,28 @@ impl Delivery {
             task: message.task_id(),
             headers: message.headers().clone(),
             deadline: message.deadline(),
+            replayed: None,
             payload: message.payload().clone(),
         }
+    }
+
+    fn of_replayed(
+        reader: &mut Reader<'_>,
+        id: Uid,
+        attempt: u32,
+        idempotency_key: String,
+    ) -> Result<Self, DecodeError> {
+        let at = Timestamp::from_micros(reader.i64("recorded at")?);
+        let seq = Seq(reader.i64("recorded seq")?.cast_unsigned());
+        let node =
+            Name::new(reader.str8("node")?).map_err(|error| invalid("recording node", error))?;
+        let message = codec::decode(&reader.bytes32("message", codec::ENCODED_MAX)?)?;
+        Ok(Self {
+            // The recorded deadline has passed.
+            deadline: None,
+            replayed: Some(Replayed { node, seq, at }),
+            ..Self::of_message(&message, id, attempt, idempotency_key)
+        })
     }
 
     fn of_parcel(
@@ -262,6 +326,7 @@ impl Delivery {
             task: None,
             headers: Headers::new(),
             deadline: None,
+            replayed: None,
             payload,
         })
     }
@@ -281,7 +346,7 @@ impl Delivery {
 }
 
 /// `{id, kind, topic, sender, tenant, trace, attempt, idempotency_key, payload | payload_base64}` and, where there is
-/// something to say, `redelivered, message_id, task_id, headers, deadline, content_type`.
+/// something to say, `redelivered, message_id, task_id, headers, deadline, replayed, recorded, content_type`.
 impl Serialize for Delivery {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -305,6 +370,10 @@ impl Serialize for Delivery {
         }
         if let Some(deadline) = &self.deadline {
             map.serialize_entry("deadline", deadline)?;
+        }
+        if let Some(replayed) = &self.replayed {
+            map.serialize_entry("replayed", &true)?;
+            map.serialize_entry("recorded", replayed)?;
         }
         map.serialize_entry("content_type", self.payload.content_type().as_str())?;
         match self.json_payload() {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use volary_kernel::{
+    clock::Timestamp,
     id::{Name, Tenant, TraceId, Uid},
     text,
 };
@@ -19,7 +20,9 @@ use volary_store::{Entry, queue};
 use crate::{
     admission::{Admission, Refusal},
     codec::{self, DecodeError},
-    delivery::{Delivery, DeliveryKind},
+    delivery::{Delivery, DeliveryKind, Replayed},
+    frame::SealedMessage,
+    identity::{AgentId, Known, Voucher},
     message::Message,
     wire::invalid,
 };
@@ -39,6 +42,8 @@ pub mod kind {
     pub const SENT: &str = "message.sent";
     /// A recorded at-most-once receive.
     pub const RECEIVED: &str = "message.received";
+    /// A recorded message was put into an inbox again.
+    pub const REPLAYED: &str = "message.replayed";
     /// A delivery was handed to a handler or agent.
     pub const CLAIMED: &str = "delivery.claimed";
     /// A delivery was handled.
@@ -49,6 +54,24 @@ pub mod kind {
     pub const PARKED: &str = "delivery.parked";
     /// A delivery's deadline passed before it was handled.
     pub const EXPIRED: &str = "delivery.expired";
+    /// A peer has taken a message over.
+    pub const FORWARDED: &str = "message.forwarded";
+    /// A peer turned a message back for good.
+    pub const RETURNED: &str = "message.returned";
+    /// Messages of a peer that could not be believed were thrown away.
+    pub const UNVERIFIED: &str = "message.unverified";
+    /// A key is believed from now on.
+    pub const REGISTERED: &str = "identity.registered";
+    /// A key is not believed any more.
+    pub const REVOKED: &str = "identity.revoked";
+    /// A key took the place of another.
+    pub const SUCCEEDED: &str = "identity.succeeded";
+    /// A peer does not vouch for an agent any more.
+    pub const WITHDRAWN: &str = "identity.withdrawn";
+    /// A peer said which agents it has.
+    pub const INTRODUCED: &str = "peer.introduced";
+    /// Something that a peer said of its agents was not taken.
+    pub const OBJECTED: &str = "peer.objected";
 }
 
 /// Which delivery an event is about.
@@ -68,6 +91,8 @@ pub struct DeliveryRef {
     pub attempt: u32,
     /// What it is.
     pub kind: DeliveryKind,
+    /// Whether it is a recorded message that was delivered again.
+    pub is_replayed: bool,
 }
 
 impl DeliveryRef {
@@ -81,8 +106,22 @@ impl DeliveryRef {
             trace: delivery.trace,
             attempt: delivery.attempt,
             kind: delivery.kind,
+            is_replayed: delivery.replayed.is_some(),
         }
     }
+}
+
+/// What happened to an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityChange {
+    /// It is believed from now on.
+    Registered(AgentId, Known),
+    /// It is not believed any more.
+    Revoked(AgentId, Known),
+    /// The first was followed by the second.
+    Succeeded(AgentId, AgentId, Known),
+    /// Its peer does not vouch for it any more.
+    Withdrawn(AgentId, Known),
 }
 
 /// What happened. The names are those of [`kind`].
@@ -97,8 +136,47 @@ pub enum Event<'a> {
         message: &'a Message,
         /// Its binary form.
         encoded: &'a [u8],
-        /// Who will get it.
+        /// Who will get it here.
         targets: &'a [Name],
+        /// The peers it goes to.
+        peers: &'a [Name],
+        /// Where it came from, if from a peer: the peer, and what proves the message alone.
+        from: Option<(&'a Name, &'a SealedMessage)>,
+    },
+    /// A peer gave its last word on a message in its outbox.
+    Answered {
+        /// The peer.
+        peer: &'a Name,
+        /// Whose it is.
+        tenant: &'a Tenant,
+        /// The request it belongs to.
+        trace: Option<TraceId>,
+        /// The message's sender, if it could be read.
+        sender: Option<&'a Name>,
+        /// The message.
+        message: Option<Uid>,
+        /// The peer's answer.
+        admission: &'a Admission,
+    },
+    /// Messages that a peer sent could not be believed.
+    Unverified {
+        /// The peer.
+        peer: &'a Name,
+        /// How many since the last such entry.
+        count: u64,
+        /// Why the last of them was not.
+        problem: &'a str,
+    },
+    /// An identity changed.
+    Identity(&'a IdentityChange),
+    /// A peer said which agents it has.
+    Introduced {
+        /// The peer.
+        peer: &'a Name,
+        /// How many agents of it were taken.
+        taken: usize,
+        /// Those that were not, and why.
+        objections: &'a [(String, String)],
     },
     /// Turned back. Nothing of its content is told.
     Refused {
@@ -119,12 +197,29 @@ pub enum Event<'a> {
         /// By whom, if known.
         receiver: Option<&'a Name>,
     },
+    /// Put into an inbox again, from a recording.
+    Replayed {
+        /// The message.
+        message: &'a Message,
+        /// Its binary form.
+        encoded: &'a [u8],
+        /// Whose inbox.
+        into: &'a Name,
+        /// Where it was recorded.
+        from: &'a Replayed,
+        /// Its idempotency key.
+        key: &'a str,
+    },
     /// Handled.
     Acked {
         /// The delivery.
         delivery: &'a DeliveryRef,
         /// Actions that were committed with the ack.
         actions: usize,
+        /// When the attempt began: what the agent was told as the time.
+        began: Timestamp,
+        /// The document that the agent was shown, where the journal does not hold it in another entry.
+        input: Option<&'a Delivery>,
     },
     /// An attempt failed.
     Failed {
@@ -149,8 +244,15 @@ impl Event<'_> {
             Self::Refused { .. } => kind::REFUSED,
             Self::Sent { .. } => kind::SENT,
             Self::Received { .. } => kind::RECEIVED,
+            Self::Replayed { .. } => kind::REPLAYED,
             Self::Acked { .. } => kind::ACKED,
             Self::Failed { .. } => kind::FAILED,
+            Self::Answered { admission, .. } if admission.is_taken() => kind::FORWARDED,
+            Self::Answered { .. } => kind::RETURNED,
+            Self::Unverified { .. } => kind::UNVERIFIED,
+            Self::Identity(change) => change.kind(),
+            Self::Introduced { objections: [], .. } => kind::INTRODUCED,
+            Self::Introduced { .. } => kind::OBJECTED,
         }
     }
 
@@ -161,10 +263,24 @@ impl Event<'_> {
                 message,
                 encoded,
                 targets,
+                peers,
+                from,
             } => {
                 let mut body = about_message(message);
                 body["targets"] = json!(targets);
-                self.of_message(message, with_bytes(body, encoded))
+                if !peers.is_empty() {
+                    body["peers"] = json!(peers);
+                }
+                let Some((peer, sealed)) = from else {
+                    return self.of_message(message, with_bytes(body, encoded));
+                };
+                body["from"] = json!(peer);
+                body["sealed"] = Value::String(BASE64_STANDARD.encode(sealed.encode()));
+                // What a hook has changed is not what was sealed; both are told then.
+                if *sealed.bytes() != **encoded {
+                    body = with_bytes(body, encoded);
+                }
+                self.of_message(message, body)
             }
             Self::Refused { message, admission } => {
                 let mut body = match admission {
@@ -189,8 +305,31 @@ impl Event<'_> {
                         .unwrap_or_else(|| message.sender().name().clone()),
                 )
             }
-            Self::Acked { delivery, actions } => {
-                self.of_delivery(delivery, json!({"actions": actions}))
+            Self::Replayed {
+                message,
+                encoded,
+                into,
+                from,
+                key,
+            } => {
+                let mut body = about_message(message);
+                body["into"] = json!(into);
+                body["recorded"] = json!(from);
+                body["idempotency_key"] = json!(key);
+                self.of_message(message, with_bytes(body, encoded))
+                    .agent((*into).clone())
+            }
+            Self::Acked {
+                delivery,
+                actions,
+                began,
+                input,
+            } => {
+                let mut body = json!({"actions": actions, "began": began});
+                if let Some(input) = input {
+                    body["input"] = json!(input);
+                }
+                self.of_delivery(delivery, body)
             }
             Self::Failed {
                 delivery,
@@ -204,6 +343,60 @@ impl Event<'_> {
                 let retry_in = retry_in.map(|delay| text::format_duration(whole(delay)));
                 self.of_delivery(delivery, json!({"reason": reason, "retry_in": retry_in}))
             }
+            Self::Answered { .. }
+            | Self::Unverified { .. }
+            | Self::Identity(_)
+            | Self::Introduced { .. } => self.of_peer(),
+        }
+    }
+
+    /// The entry of what is between nodes.
+    fn of_peer(&self) -> Entry {
+        let plain = |tenant: Tenant, body: Value| Entry::new(self.kind(), tenant, body.to_string());
+        match self {
+            Self::Answered {
+                peer,
+                tenant,
+                trace,
+                sender,
+                message,
+                admission,
+            } => {
+                let body = json!({"v": BODY_VERSION, "id": message, "peer": peer, "sender": sender, "admission": admission});
+                plain((*tenant).clone(), body)
+                    .agent((*sender).cloned())
+                    .trace(*trace)
+            }
+            Self::Unverified {
+                peer,
+                count,
+                problem,
+            } => plain(
+                Tenant::default(),
+                json!({"v": BODY_VERSION, "peer": peer, "count": count, "problem": problem}),
+            ),
+            Self::Introduced {
+                peer,
+                taken,
+                objections,
+            } => plain(
+                Tenant::default(),
+                json!({"v": BODY_VERSION, "peer": peer, "taken": taken, "objections": objections}),
+            ),
+            Self::Identity(change) => {
+                let (id, known, followed) = change.parts();
+                let voucher = match &known.voucher {
+                    Voucher::Here => None,
+                    Voucher::Peer(peer) => Some(peer),
+                };
+                let mut body =
+                    json!({"v": BODY_VERSION, "id": id, "name": known.name, "peer": voucher});
+                if let Some(followed) = followed {
+                    body["followed"] = json!(followed);
+                }
+                plain(known.tenant.clone(), body).agent(known.name.clone())
+            }
+            _ => plain(Tenant::default(), json!({"v": BODY_VERSION})),
         }
     }
 
@@ -219,9 +412,33 @@ impl Event<'_> {
         body["message"] = json!(delivery.message);
         body["kind"] = json!(delivery.kind);
         body["attempt"] = json!(delivery.attempt);
+        if delivery.is_replayed {
+            body["replayed"] = json!(true);
+        }
         Entry::new(self.kind(), delivery.tenant.clone(), body.to_string())
             .agent(delivery.agent.clone())
             .trace(delivery.trace)
+    }
+}
+
+impl IdentityChange {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Registered(..) => kind::REGISTERED,
+            Self::Revoked(..) => kind::REVOKED,
+            Self::Succeeded(..) => kind::SUCCEEDED,
+            Self::Withdrawn(..) => kind::WITHDRAWN,
+        }
+    }
+
+    /// The id it is about, what is known of it now, and the id that it followed.
+    const fn parts(&self) -> (AgentId, &Known, Option<AgentId>) {
+        match self {
+            Self::Registered(id, known) | Self::Revoked(id, known) | Self::Withdrawn(id, known) => {
+                (*id, known, None)
+            }
+            Self::Succeeded(old, new, known) => (*new, known, Some(*old)),
+        }
     }
 }
 
@@ -244,6 +461,7 @@ fn about_message(message: &Message) -> Value {
         "sender": message.sender().name(),
         "sender_id": message.sender().id(),
         "to": message.recipient(),
+        "pool": message.pool(),
         "topics": message.topics(),
         "task": message.task_id(),
         "priority": message.priority(),
@@ -258,11 +476,46 @@ fn with_bytes(mut body: Value, encoded: &[u8]) -> Value {
     body
 }
 
+/// An entry that holds a message, with the seal that proves it.
+pub(crate) fn with_seal(mut entry: Entry, sealed: &[u8]) -> Entry {
+    if let Ok(mut body) = serde_json::from_slice::<Value>(&entry.body) {
+        body["sealed"] = Value::String(BASE64_STANDARD.encode(sealed));
+        entry.body = Bytes::from(body.to_string());
+    }
+    entry
+}
+
 /// The part of a body that holds the message.
 #[derive(Deserialize)]
 struct Carrier {
     v: u64,
-    message: String,
+    message: Option<String>,
+    sealed: Option<String>,
+    from: Option<serde::de::IgnoredAny>,
+}
+
+fn base64(text: &str, what: &'static str) -> Result<Bytes, DecodeError> {
+    let bytes = BASE64_STANDARD.decode(text);
+    bytes.map(Bytes::from).map_err(|error| invalid(what, error))
+}
+
+/// Whether the message in the body of an `accepted` entry came from a peer.
+pub(crate) fn is_from_peer(body: &[u8]) -> bool {
+    serde_json::from_slice::<Carrier>(body).is_ok_and(|carrier| carrier.from.is_some())
+}
+
+/// What proves the message in the body of an `accepted` entry alone, if it came from a peer.
+///
+/// # Errors
+/// [`DecodeError`] for a body or a sealed message that does not decode.
+pub fn sealed_in(body: &[u8]) -> Result<Option<SealedMessage>, DecodeError> {
+    let carrier: Carrier =
+        serde_json::from_slice(body).map_err(|error| invalid("journal body", error))?;
+    let sealed = carrier.sealed.map(|sealed| base64(&sealed, "sealed"));
+    sealed
+        .transpose()?
+        .map(|bytes| SealedMessage::decode(&bytes))
+        .transpose()
 }
 
 /// The message in the body of an `accepted`, `sent` or `received` entry.
@@ -280,10 +533,13 @@ pub fn message_in(body: &[u8]) -> Result<Message, DecodeError> {
             known: 1,
         });
     }
-    let bytes = BASE64_STANDARD
-        .decode(carrier.message)
-        .map_err(|error| invalid("message", error))?;
-    codec::decode(&Bytes::from(bytes))
+    if let Some(message) = carrier.message {
+        return codec::decode(&base64(&message, "message")?);
+    }
+    let sealed = carrier
+        .sealed
+        .ok_or_else(|| invalid("journal body", "it holds no message"))?;
+    codec::decode(SealedMessage::decode(&base64(&sealed, "sealed")?)?.bytes())
 }
 
 /// Who got the message in the body of an `accepted` or `received` entry.
@@ -330,7 +586,10 @@ impl Outcome {
     /// The outcome of a message that was not taken; `None` if it was.
     pub fn of_admission(admission: &Admission) -> Option<Self> {
         match admission {
-            Admission::Delivered | Admission::Queued | Admission::Partial { .. } => None,
+            Admission::Delivered
+            | Admission::Queued
+            | Admission::Sent
+            | Admission::Partial { .. } => None,
             Admission::Refused(Refusal::Expired) => Some(Self::DeadlineExceeded),
             turned_back => Some(Self::Dropped {
                 reason: turned_back.to_string(),
@@ -372,91 +631,5 @@ impl From<queue::Outcome> for Outcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::test_util::{message, name};
-
-    fn body(event: &Event<'_>) -> Value {
-        serde_json::from_slice(&event.record().body).unwrap()
-    }
-
-    #[test]
-    fn an_accepted_message_can_be_read_back_from_its_entry() {
-        let message = message("a", "t", "hello");
-        let targets = [name("b")];
-        let entry = Event::Accepted {
-            message: &message,
-            encoded: &codec::encode(&message),
-            targets: &targets,
-        }
-        .record();
-        assert_eq!(
-            (&*entry.kind, entry.agent, entry.trace),
-            ("message.accepted", Some(name("a")), Some(message.trace()))
-        );
-        assert_eq!(message_in(&entry.body), Ok(message));
-    }
-
-    #[test]
-    fn a_refused_message_leaves_no_content_behind() {
-        let message = message("a", "t", "canary");
-        let admission = Admission::Refused(Refusal::Secret);
-        let body = body(&Event::Refused {
-            message: &message,
-            admission: &admission,
-        });
-        assert_eq!(body["admission"]["refused"]["why"], "secret");
-        assert!(body.get("message").is_none() && !body.to_string().contains("canary"));
-        let dropped = Admission::Dropped {
-            hook: "h".into(),
-            reason: "r".into(),
-        };
-        assert_eq!(
-            Event::Refused {
-                message: &message,
-                admission: &dropped
-            }
-            .kind(),
-            kind::DROPPED
-        );
-    }
-
-    #[test]
-    fn a_body_of_another_version_is_refused() {
-        let found = message_in(br#"{"v":2,"message":""}"#);
-        assert_eq!(
-            found,
-            Err(DecodeError::Version {
-                what: "journal body",
-                found: 2,
-                known: 1
-            })
-        );
-        assert!(message_in(b"[]").is_err());
-    }
-
-    #[test]
-    fn a_delivery_event_names_the_delivery_and_its_attempt() {
-        let delivery = DeliveryRef {
-            id: Uid::generate(),
-            message: None,
-            agent: name("b"),
-            tenant: Tenant::default(),
-            trace: TraceId::generate(),
-            attempt: 3,
-            kind: DeliveryKind::Dispatch,
-        };
-        let event = Event::Failed {
-            delivery: &delivery,
-            reason: "exit status 1",
-            retry_in: Some(Duration::from_nanos(190_834_555)),
-        };
-        let body = body(&event);
-        assert_eq!(
-            (&body["v"], &body["attempt"], &body["kind"]),
-            (&json!(1), &json!(3), &json!("dispatch"))
-        );
-        assert_eq!(body["retry_in"], "190ms");
-        assert_eq!(event.record().agent, Some(name("b")));
-    }
-}
+#[path = "event_tests.rs"]
+mod tests;

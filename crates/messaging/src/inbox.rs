@@ -9,7 +9,14 @@
 //! ```
 //! Everything adds to the caller's batch. Claims are journaled as `delivery.claimed` in the commit that makes them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::RwLock;
 use volary_kernel::{
@@ -27,9 +34,9 @@ use volary_store::{
 
 use crate::{
     admission::{FULL_RETRY, Refusal},
-    delivery::{Delivery, Parcel, ParcelError},
+    delivery::{Delivery, DeliveryKind, Parcel, ParcelError},
     event::{DeliveryRef, Event, Outcome},
-    message::{Message, Priority},
+    message::{Audience, Message, Priority},
     metrics,
     route::{RoutingTable, Targets},
     topic::Topic,
@@ -147,7 +154,7 @@ pub struct PutOptions {
 }
 
 /// The queue's priority of a message's: normal is the queue's default.
-fn queue_priority(priority: Priority) -> i16 {
+pub(crate) fn queue_priority(priority: Priority) -> i16 {
     i16::from(priority.0) - i16::from(Priority::NORMAL.0)
 }
 
@@ -161,6 +168,7 @@ struct Shelf {
     queues: Queues,
     store: SharedStore,
     routes: RwLock<RoutingTable<Mailbox>>,
+    pools: RwLock<HashMap<(Tenant, Name), PoolRoute>>,
     redactor: Redactor,
     counters: Counters,
 }
@@ -187,6 +195,7 @@ impl Inboxes {
             queues,
             store,
             routes: RwLock::default(),
+            pools: RwLock::default(),
             redactor,
             counters,
         }))
@@ -258,9 +267,44 @@ impl Inboxes {
         self.0.routes.read().all().cloned().collect()
     }
 
+    /// Says who the members of a pool are: none, and there is no such pool.
+    pub(crate) fn route_pool(&self, tenant: &Tenant, pool: &Name, members: Vec<Name>) {
+        let place = (tenant.clone(), pool.clone());
+        let mut pools = self.0.pools.write();
+        if members.is_empty() {
+            pools.remove(&place);
+        } else {
+            pools.entry(place).or_default().members = members;
+        }
+    }
+
+    /// The declared secrets.
+    pub(crate) fn redactor(&self) -> &Redactor {
+        &self.0.redactor
+    }
+
     /// The inboxes that `message` is for.
     pub(crate) fn targets(&self, message: &Message) -> Targets<Mailbox> {
-        self.0.routes.read().targets(message)
+        match message.audience() {
+            Audience::Pool(pool) => self.member(message, pool).into_iter().collect(),
+            _ => self.0.routes.read().targets(message),
+        }
+    }
+
+    /// The member of a pool with the least to do; among equals the next in turn. One whose inbox is full is taken only if
+    /// all are, so that the sender is told so.
+    fn member(&self, message: &Message, pool: &Name) -> Option<Mailbox> {
+        let pools = self.0.pools.read();
+        let route = pools.get(&(message.tenant().clone(), pool.clone()))?;
+        let routes = self.0.routes.read();
+        let (sender, count) = (message.sender().name(), route.members.len());
+        let first = route.next.fetch_add(1, Ordering::Relaxed);
+        let in_turn = (0..count).map(|step| &route.members[first.wrapping_add(step) % count]);
+        in_turn
+            .filter(|name| *name != sender)
+            .filter_map(|name| routes.get(message.tenant(), name))
+            .min_by_key(|mailbox| mailbox.load())
+            .cloned()
     }
 
     /// Adds a parcel for an agent to `tx`: what other domains deliver. It waits from the moment the batch commits.
@@ -307,6 +351,13 @@ impl Inboxes {
     }
 }
 
+/// Who is in a pool, and whose turn it is.
+#[derive(Default)]
+struct PoolRoute {
+    members: Vec<Name>,
+    next: AtomicUsize,
+}
+
 // --- one inbox -------------------------------------------------------------------------------
 
 /// One agent's inbox. Clones share it; all replicas of the agent claim from it.
@@ -328,6 +379,7 @@ pub struct Claimed {
     /// What the agent is shown.
     pub delivery: Delivery,
     claim: Claim,
+    began: Timestamp,
 }
 
 impl Claimed {
@@ -339,6 +391,11 @@ impl Claimed {
     /// The queue item: what outcomes are asked by.
     pub fn item(&self) -> ItemId {
         self.claim.id
+    }
+
+    /// When it was handed out (wall clock): the time that the attempt is told, and that is recorded with its ack.
+    pub fn began(&self) -> Timestamp {
+        self.began
     }
 
     /// Fencing token of the claim: grows with every claim.
@@ -368,9 +425,25 @@ impl Mailbox {
         &self.0.tenant
     }
 
+    /// Whether there is no room, and how much there is to do.
+    fn load(&self) -> (bool, usize) {
+        let stats = self.0.queue.stats();
+        let config = self.0.queue.config();
+        let items = stats.ready + stats.delayed + stats.claimed + stats.pending;
+        let full = items >= config.max_items
+            || stats.bytes >= config.max_bytes
+            || stats.parked >= config.max_parked;
+        (full, items)
+    }
+
     /// What waits, is claimed and is parked.
     pub fn stats(&self) -> QueueStats {
         self.0.queue.stats()
+    }
+
+    /// News of what may be claimed: whoever waits for this and something else looks again.
+    pub fn news(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.queue.news()
     }
 
     /// How long a claim holds.
@@ -392,7 +465,9 @@ impl Mailbox {
         wait: Duration,
     ) -> Result<Vec<Claimed>, InboxError> {
         let mut claimed = Vec::new();
-        for claim in self.0.queue.claim(owner, max, wait).await? {
+        let claims = self.0.queue.claim(owner, max, wait).await?;
+        let began = self.0.store.clock().wall();
+        for claim in claims {
             let Claim {
                 id: ItemId(id),
                 attempt,
@@ -406,7 +481,11 @@ impl Mailbox {
                         deadline: claim.deadline,
                         ..delivery
                     };
-                    claimed.push(Claimed { delivery, claim });
+                    claimed.push(Claimed {
+                        delivery,
+                        claim,
+                        began,
+                    });
                 }
                 Err(error) => self.park_unreadable(&claim, &error.to_string()).await?,
             }
@@ -443,6 +522,10 @@ impl Mailbox {
             Event::Acked {
                 delivery: &delivery,
                 actions,
+                began: claimed.began,
+                // A message's document can be made again from its own entry.
+                input: (claimed.delivery.kind != DeliveryKind::Message)
+                    .then_some(&claimed.delivery),
             }
             .record()
             .cause(claimed.cause()),
@@ -525,6 +608,11 @@ impl Mailbox {
             deadline: message.deadline(),
             ..NewItem::new(message.tenant().clone(), stored)
         };
+        Ok(self.0.queue.enqueue(tx, item)?.id)
+    }
+
+    /// Adds an item that is made elsewhere in this crate to `tx`.
+    pub(crate) fn enqueue_item(&self, tx: &mut Batch, item: NewItem) -> Result<ItemId, InboxError> {
         Ok(self.0.queue.enqueue(tx, item)?.id)
     }
 

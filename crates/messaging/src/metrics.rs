@@ -1,6 +1,9 @@
 //! The counters of this crate: names in one place, handles taken once.
 
-use volary_kernel::metric::{Counter, CounterFamily, Metrics};
+use volary_kernel::{
+    id::Name,
+    metric::{Counter, CounterFamily, Metrics},
+};
 
 use crate::admission::Admission;
 
@@ -20,6 +23,17 @@ impl AdmissionCounters {
             Admission::LABELS
                 .iter()
                 .map(|label| family.with(&[transport, label]))
+                .collect(),
+        )
+    }
+
+    /// Counters of the answers that messages of `peer` got.
+    pub(crate) fn of_peer(metrics: &Metrics, peer: &Name) -> Self {
+        let family = peer_received(metrics);
+        Self(
+            Admission::LABELS
+                .iter()
+                .map(|label| family.with(&[peer.as_str(), label]))
                 .collect(),
         )
     }
@@ -62,5 +76,76 @@ pub(crate) fn deliveries_settled(metrics: &Metrics) -> CounterFamily {
         "deliveries_settled",
         "Attempts at deliveries, by how they ended",
         &["result"],
+    )
+}
+
+/// Messages that a rate limiter turned back on receipt: `rate_limit_ingress_dropped{bucket}`.
+pub(crate) fn rate_limit_ingress_dropped(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "rate_limit_ingress_dropped",
+        "Received messages that a rate limiter turned back, by the empty bucket",
+        &["bucket"],
+    )
+}
+
+/// Messages that a rate limiter turned back on sending: `rate_limit_egress_dropped{bucket}`.
+pub(crate) fn rate_limit_egress_dropped(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "rate_limit_egress_dropped",
+        "Sent messages that a rate limiter turned back, by the empty bucket",
+        &["bucket"],
+    )
+}
+
+/// What became of at-most-once messages to a peer: `peer_messages_once{peer, outcome}`.
+pub(crate) fn peer_once(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "peer_messages_once",
+        "At-most-once messages to a peer, by what became of them",
+        &["peer", "outcome"],
+    )
+}
+
+/// What became of durable messages to a peer: `peer_messages_sent{peer, outcome}`.
+pub(crate) fn peer_sent(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "peer_messages_sent",
+        "Durable messages to a peer, by what an attempt came to",
+        &["peer", "outcome"],
+    )
+}
+
+/// Messages of a peer, by the answer they got: `peer_messages_received{peer, admission}`.
+fn peer_received(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "peer_messages_received",
+        "Messages that a peer sent, by the answer they got",
+        &["peer", "admission"],
+    )
+}
+
+/// Messages of a peer that were given their first result again: `peer_messages_repeated{peer}`.
+pub(crate) fn peer_repeated(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "peer_messages_repeated",
+        "Messages that a peer sent again and that got their first result",
+        &["peer"],
+    )
+}
+
+/// Messages of a peer that could not be believed: `peer_messages_unverified{peer}`.
+pub(crate) fn peer_unverified(metrics: &Metrics) -> CounterFamily {
+    metrics.counter_family(
+        "peer_messages_unverified",
+        "Messages that a peer sent and that were thrown away, because the peer does not vouch for their sender",
+        &["peer"],
+    )
+}
+
+/// Times that the store of a shared rate limit failed: `rate_limit_store_errors`.
+pub(crate) fn rate_limit_store_errors(metrics: &Metrics) -> Counter {
+    metrics.counter(
+        "rate_limit_store_errors",
+        "Times that the store of a shared rate limit could not be asked",
     )
 }

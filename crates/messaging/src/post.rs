@@ -4,10 +4,15 @@
 //! an attempt that does not end sends nothing.
 //!
 //! ```text
-//! post ─▶ hooks (pre_send, post_receive) ─▶ seen before? ─▶ routes ─▶ every inbox has room ─▶ message.accepted
+//! post ─▶ hooks (pre_send, post_receive) ─▶ seen before? ─▶ routes ─▶ every inbox and outbox has room ─▶ message.accepted
 //!            │ Dropped, Refused                │ first result   │ NoRoute     │ Refused{Full}: nothing was added
 //!            └──────── message.refused / message.dropped, unless the refusal passes by itself ┘
 //! ```
+//! What is for agents of a peer goes into the outbox to that peer, in the same batch, or (topics that are at most once)
+//! to the link once the batch is committed. What a peer sends comes in by `Post::receive`, in `receive`, and is for
+//! agents here only: nothing is passed on from peer to peer.
+
+mod receive;
 
 use std::sync::Arc;
 
@@ -21,15 +26,31 @@ use crate::{
     codec,
     delivery::encode_message,
     event::Event,
+    frame::SealedMessage,
     hook::{
         HookChain, HookContext, MessageHook, MessageLimits, SecretGuard, Stage, ValidateHook,
         Verdict,
     },
     inbox::{InboxError, Inboxes, Mailbox},
-    message::Message,
+    message::{Audience, Message},
     metrics::AdmissionCounters,
+    peer::{RemoteRoutes, RemoteTarget, RemoteTargets},
     route::Targets,
-    seen::{Before, Seen, SeenConfig},
+    seen::{Before, Kept, Seen, SeenConfig, SeenId, content_hash},
+};
+
+pub(crate) use self::receive::{FromPeer, Received};
+
+/// At the sender's side.
+const BEFORE: HookContext<'static> = HookContext {
+    stage: Stage::PreSend,
+    receiver: None,
+};
+/// At the receiver's side. Inside one node both are the same place: both stages run in the send, so that what a hook
+/// decides at either side reaches the sender.
+const AFTER: HookContext<'static> = HookContext {
+    stage: Stage::PostReceive,
+    receiver: None,
 };
 
 /// Where a message's id comes from.
@@ -72,22 +93,39 @@ impl Posted {
 pub struct PostConfig {
     /// What a message may be.
     pub limits: MessageLimits,
-    /// Hooks between validation and the secret guard, in order.
+    /// Hooks before the secret guard, in order. Unless one of them is called `validate`, validation comes first.
     pub hooks: Vec<Arc<dyn MessageHook>>,
     /// Declared secrets: a message that contains one is refused.
     pub secrets: Redactor,
     /// How many ids of foreign messages are remembered, and how long.
     pub seen: SeenConfig,
+    /// Who is reachable at peers: [`crate::Peers::routes`].
+    pub remote: Option<RemoteRoutes>,
 }
 
-/// The durable way of messages inside one node. Clones share it.
+/// The durable way of messages, inside one node and out of it. Clones share it.
 #[derive(Clone)]
 pub struct Post {
     inboxes: Inboxes,
     hooks: HookChain,
     store: SharedStore,
     seen: Arc<Seen>,
+    remote: Option<RemoteRoutes>,
     counters: AdmissionCounters,
+}
+
+/// How a message of a peer came.
+struct Came<'a> {
+    peer: &'a Name,
+    sealed: &'a SealedMessage,
+    /// Whether no hook has changed it.
+    unchanged: bool,
+}
+
+/// Everybody a message is for.
+struct Receivers {
+    here: Targets<Mailbox>,
+    peers: RemoteTargets,
 }
 
 impl Post {
@@ -102,9 +140,10 @@ impl Post {
         clock: SharedClock,
         metrics: &Metrics,
     ) -> Result<Self, StoreError> {
-        let mut hooks: Vec<Arc<dyn MessageHook>> =
-            vec![Arc::new(ValidateHook::new(config.limits, clock))];
-        hooks.extend(config.hooks);
+        let mut hooks = config.hooks;
+        if !hooks.iter().any(|hook| hook.name() == "validate") {
+            hooks.insert(0, Arc::new(ValidateHook::new(config.limits, clock)));
+        }
         // Last, so that what other hooks add is looked at too.
         hooks.push(Arc::new(SecretGuard::new(config.secrets)));
         let seen = Arc::new(Seen::open(&store, config.seen, metrics).await?);
@@ -114,6 +153,7 @@ impl Post {
             hooks,
             store,
             seen,
+            remote: config.remote,
             counters: AdmissionCounters::new(metrics, "durable"),
         })
     }
@@ -133,33 +173,52 @@ impl Post {
         cause: impl Into<Cause> + Send,
     ) -> Result<Posted, InboxError> {
         let cause = cause.into();
-        let message = match self.through_hooks(message.clone()).await {
+        let message = match self.hooks.run(message.clone(), BEFORE).await {
             Verdict::Pass(message) => message,
             Verdict::Stop(admission) => return Ok(self.turn_back(tx, &message, admission, cause)),
         };
+        let mut to = self.receivers(&message);
+        let message = if to.here.is_empty() && !to.peers.is_empty() {
+            // The receiver's side is elsewhere.
+            message
+        } else {
+            match self.hooks.run(message.clone(), AFTER).await {
+                Verdict::Pass(passed) => {
+                    if passed != message {
+                        to = self.receivers(&passed);
+                    }
+                    passed
+                }
+                Verdict::Stop(admission) => {
+                    return Ok(self.turn_back(tx, &message, admission, cause));
+                }
+            }
+        };
         if origin == Origin::Foreign {
-            match self.seen.before(&self.store, &message).await? {
-                Before::Never => {}
+            let hash = || content_hash(&message);
+            match self
+                .seen
+                .before(&self.store, SeenId::of(&message), hash)
+                .await?
+            {
+                // The commit of the later one will conflict.
+                Before::Never | Before::Pending => {}
                 Before::Same(first) => return Ok(first),
                 Before::Other => {
-                    return Ok(self.turn_back(
-                        tx,
-                        &message,
-                        Admission::Refused(Refusal::Replay),
-                        cause,
-                    ));
+                    let replay = Admission::Refused(Refusal::Replay);
+                    return Ok(self.turn_back(tx, &message, replay, cause));
                 }
             }
         }
-        let targets = self.inboxes.targets(&message);
-        if targets.is_empty() {
+        if to.here.is_empty() && to.peers.is_empty() {
             return Ok(self.turn_back(tx, &message, Admission::NoRoute, cause));
         }
         let start = tx.savepoint();
-        match self.take_in(tx, &message, &targets, cause) {
+        match self.take_in(tx, &message, &to, None, cause) {
             Ok(posted) => {
                 if origin == Origin::Foreign {
-                    self.seen.remember(tx, &message, &posted);
+                    let (id, hash) = (SeenId::of(&message), content_hash(&message));
+                    self.seen.remember(tx, id, hash, &posted, Kept::Loose);
                 }
                 self.count_on_commit(tx, &posted.admission);
                 Ok(posted)
@@ -170,6 +229,18 @@ impl Post {
                 Ok(self.turn_back(tx, &message, Admission::Refused(why), cause))
             }
         }
+    }
+
+    fn receivers(&self, message: &Message) -> Receivers {
+        let is_here = |tenant: &_, name: &_| self.inboxes.mailbox(tenant, name).is_some();
+        let here = self.inboxes.targets(message);
+        let peers = match (&self.remote, message.audience()) {
+            (None, _) => RemoteTargets::new(),
+            // Ours wins.
+            (Some(_), Audience::Agent(_)) if !here.is_empty() => RemoteTargets::new(),
+            (Some(remote), _) => remote.targets(message, is_here),
+        };
+        Receivers { here, peers }
     }
 
     /// Posts one message in a batch of its own and commits it. A refusal by the store is an answer, too.
@@ -208,41 +279,52 @@ impl Post {
         }
     }
 
-    /// Inside one node the sender's and the receiver's side are the same place: both stages run here, so that what a
-    /// hook decides at either side reaches the sender.
-    async fn through_hooks(&self, message: Message) -> Verdict {
-        let context = |stage| HookContext {
-            stage,
-            receiver: None,
-        };
-        match self.hooks.run(message, context(Stage::PreSend)).await {
-            Verdict::Pass(message) => self.hooks.run(message, context(Stage::PostReceive)).await,
-            stop @ Verdict::Stop(_) => stop,
-        }
-    }
-
     fn take_in(
         &self,
         tx: &mut Batch,
         message: &Message,
-        targets: &Targets<Mailbox>,
+        to: &Receivers,
+        from: Option<&Came<'_>>,
         cause: Cause,
     ) -> Result<Posted, InboxError> {
-        let names: Vec<Name> = targets
-            .iter()
-            .map(|mailbox| mailbox.name().clone())
-            .collect();
-        let encoded = codec::encode(message);
+        let names = |mailboxes: &Targets<Mailbox>| -> Vec<Name> {
+            mailboxes
+                .iter()
+                .map(|mailbox| mailbox.name().clone())
+                .collect()
+        };
+        let (names, peers) = (names(&to.here), to.peers.iter());
+        let peers: Vec<Name> = peers.map(|peer| peer.name().clone()).collect();
+        let is_once = |peer: &RemoteTarget| peer.is_once();
+        if names.is_empty() && to.peers.iter().all(is_once) {
+            // Nothing is stored, so nothing is told: it may never arrive.
+            to.peers.iter().for_each(|peer| peer.offer(tx, message));
+            return Ok(Posted::not_taken(Admission::Sent, None));
+        }
+        let encoded = match from {
+            Some(came) if came.unchanged => came.sealed.bytes().clone(),
+            _ => codec::encode(message),
+        };
         let event = Event::Accepted {
             message,
             encoded: &encoded,
             targets: &names,
+            peers: &peers,
+            from: from.map(|came| (came.peer, came.sealed)),
         };
         let entry = tx.append(event.record().cause(cause));
-        let mut deliveries = Vec::with_capacity(names.len());
-        for (mailbox, name) in targets.iter().zip(names) {
+        let mut deliveries = Vec::with_capacity(names.len() + peers.len());
+        for (mailbox, name) in to.here.iter().zip(names) {
             let stored = encode_message(message, &encoded, &name);
             deliveries.push((name, mailbox.enqueue(tx, message, stored, entry.into())?));
+        }
+        for peer in &to.peers {
+            if peer.is_once() {
+                peer.offer(tx, message);
+            } else {
+                let item = peer.enqueue(tx, message, &encoded, entry.into())?;
+                deliveries.push((peer.name().clone(), item));
+            }
         }
         tx.intake();
         Ok(Posted {

@@ -78,6 +78,8 @@ impl<T: Clone> RoutingTable<T> {
                 Some([_]) => Found::Nobody,
                 Some(_) => Found::Several,
             },
+            // Who is in a pool is not known here: see `Inboxes`.
+            Audience::Pool(_) => Found::Nobody,
             Audience::Everyone | Audience::Topics(_) => Found::Several,
         }
     }
@@ -157,6 +159,7 @@ impl<T: Clone> RoutingTable<T> {
                 .map(|(target, _)| target.clone())
                 .into_iter()
                 .collect(),
+            Audience::Pool(_) => Targets::new(),
             Audience::Everyone => {
                 let others = routes.agents.iter().filter(|(name, _)| *name != sender);
                 others.map(|(_, (target, _))| target.clone()).collect()

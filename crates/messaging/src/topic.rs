@@ -65,7 +65,7 @@ impl Topic {
     }
 }
 
-fn is_segment(segment: &str) -> bool {
+pub(crate) fn is_segment(segment: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     segment.bytes().all(allowed) && segment.bytes().any(|byte| byte != b'.')
 }

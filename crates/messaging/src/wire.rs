@@ -3,6 +3,8 @@
 //! Numbers are fixed-width and big-endian, lengths have one width each: a value has exactly one form, so a decoder that
 //! reads everything and refuses the rest accepts canonical bytes only.
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes};
 
 /// Why bytes are refused.
@@ -107,6 +109,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// As [`Reader::new`], but only of that part of `source`, which it must have.
+    pub(crate) fn within(source: &'a Bytes, part: Range<usize>) -> Self {
+        Self {
+            source,
+            rest: &source[part],
+        }
+    }
+
+    /// Bytes not read yet.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
         let (front, rest) = self
             .rest
@@ -140,6 +155,10 @@ impl<'a> Reader<'a> {
         self.array(what).map(u32::from_be_bytes)
     }
 
+    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        self.array(what).map(u64::from_be_bytes)
+    }
+
     pub(crate) fn i64(&mut self, what: &'static str) -> Result<i64, DecodeError> {
         self.array(what).map(i64::from_be_bytes)
     }
@@ -164,12 +183,27 @@ impl<'a> Reader<'a> {
         what: &'static str,
         limit: usize,
     ) -> Result<Bytes, DecodeError> {
+        let slice = self.skip32(what, limit)?;
+        Ok(self.source.slice_ref(slice))
+    }
+
+    /// As [`Reader::bytes32`], without a hold on the source.
+    pub(crate) fn skip32(
+        &mut self,
+        what: &'static str,
+        limit: usize,
+    ) -> Result<&'a [u8], DecodeError> {
         let found = self.u32(what)? as usize;
         if found > limit {
             return Err(DecodeError::TooMuch { what, found, limit });
         }
-        let slice = self.take(found, what)?;
-        Ok(self.source.slice_ref(slice))
+        self.take(found, what)
+    }
+
+    /// Everything that is left, as a slice that shares the source's memory.
+    pub(crate) fn rest(&mut self) -> Bytes {
+        let slice = std::mem::take(&mut self.rest);
+        self.source.slice_ref(slice)
     }
 
     /// The version byte, which must be `known`.

@@ -37,7 +37,8 @@ fn headers() -> impl Strategy<Value = Headers> {
 /// Any message of `identity`.
 fn message(identity: &Identity) -> impl Strategy<Value = Message> + use<> {
     let id = identity.id();
-    let who = (name(), name(), option::of(name()), any::<bool>(), topics());
+    let to = (option::of(name()), option::of(name()));
+    let who = (name(), name(), to, any::<bool>(), topics());
     let what = (
         headers(),
         vec(any::<u8>(), 0..600),
@@ -55,7 +56,7 @@ fn message(identity: &Identity) -> impl Strategy<Value = Message> + use<> {
         option::of(any::<[u8; 16]>()),
     );
     (who, what, when, ids).prop_map(move |(who, what, when, ids)| {
-        let (sender, tenant, recipient, broadcast, topics) = who;
+        let (sender, tenant, (recipient, pool), broadcast, topics) = who;
         let mut builder = Message::builder(Sender::new(id, sender, Tenant::new(tenant)))
             .id(Uid::from_bytes(ids.0))
             .trace(TraceId::from_bytes((ids.1 | 1).to_be_bytes()).unwrap())
@@ -65,6 +66,9 @@ fn message(identity: &Identity) -> impl Strategy<Value = Message> + use<> {
             .unwrap();
         if let Some(recipient) = recipient {
             builder = builder.to(recipient);
+        }
+        if let Some(pool) = pool {
+            builder = builder.pool(pool);
         }
         if broadcast || topics.is_empty() {
             builder = builder.broadcast();
@@ -232,8 +236,8 @@ fn nobody_seals_for_somebody_else_and_not_nothing() {
     assert_eq!(frame::seal(&one, &[]), Err(SealError::Count { found: 0 }));
 }
 
-#[test]
-fn a_registry_decides_whose_frames_and_which_names_are_believed() {
+#[tokio::test]
+async fn a_registry_decides_whose_frames_and_which_names_are_believed() {
     let identity = Identity::generate().unwrap();
     let registry = IdentityRegistry::default();
     let bytes = frame::seal(&identity, &[plain(&identity, "x")]).unwrap();
@@ -247,6 +251,7 @@ fn a_registry_decides_whose_frames_and_which_names_are_believed() {
             Name::new("a").unwrap(),
             Tenant::default(),
         )
+        .await
         .unwrap();
     assert_eq!(open().unwrap().len(), 1);
     let other = Sender::new(identity.id(), Name::new("boss").unwrap(), Tenant::default());
@@ -261,6 +266,7 @@ fn a_registry_decides_whose_frames_and_which_names_are_believed() {
     ));
     registry
         .revoke(identity.id(), Timestamp::default())
+        .await
         .unwrap();
     assert!(matches!(open(), Err(OpenError::Untrusted(_))));
 }

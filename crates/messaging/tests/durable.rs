@@ -84,6 +84,7 @@ impl World {
         let seen = SeenConfig {
             max: self.max_seen,
             ttl: Duration::from_secs(3600),
+            ..SeenConfig::default()
         };
         let config = PostConfig {
             hooks,
@@ -810,7 +811,8 @@ async fn a_replay_plan_holds_the_messages_as_they_were_in_order() {
     assert_eq!(plan(late.clone()).await.len(), 3);
     assert_eq!(
         plan(ReplayQuery {
-            to: Some(start + Duration::from_secs(2)),
+            // Both bounds belong to the range.
+            to: Some(start + Duration::from_millis(1999)),
             ..late
         })
         .await

@@ -1,8 +1,8 @@
 //! The sealed frame: 1 to [`FRAME_MESSAGES_MAX`] messages of one sender under one signature.
 //!
 //! ```text
-//! u8 version = 1 │ 32 public key │ u16 count │ 64 signature │ count × (u32 length, message as in `codec`)
-//! signed: "volary/frame/v1\0" ‖ public key ‖ u16 count ‖ root of the hash tree over the messages' bytes
+//! u8 version = 2 │ 32 public key │ u16 count │ 64 signature │ count × (u32 length, message as in `codec`)
+//! signed: "volary/frame/v2\0" ‖ public key ‖ u16 count ‖ root of the hash tree over the messages' bytes
 //! ```
 //!
 //! What is verified are the bytes that were received; nothing is encoded again. A message taken out of a frame keeps
@@ -10,6 +10,9 @@
 
 mod merkle;
 mod sealed;
+mod wide;
+
+use std::ops::Range;
 
 use bytes::Bytes;
 use volary_kernel::sign::{PUBLIC_KEY_LEN, PublicKey, SIGNATURE_LEN, Signature};
@@ -20,19 +23,21 @@ use crate::{
     codec::{self, DecodeError, Decoder, ENCODED_MAX},
     identity::{AgentId, Identity, IdentityRegistry, RegistryError},
     message::Message,
-    wire::Reader,
+    wire::{Reader, put_bytes32},
 };
 
 /// Version of the frame's format.
-pub const FRAME_VERSION: u8 = 1;
+pub const FRAME_VERSION: u8 = 2;
 /// Most messages of one frame. Past a few hundred, the signature's share of the cost is lost in the rest.
 pub const FRAME_MESSAGES_MAX: usize = 1024;
 /// Most bytes of one frame: one largest message and its header always fit.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-const DOMAIN: &[u8; 16] = b"volary/frame/v1\0";
+const DOMAIN: &[u8; 16] = b"volary/frame/v2\0";
 const HEAD: usize = 1 + PUBLIC_KEY_LEN + 2 + SIGNATURE_LEN;
 const SIGNATURE_AT: usize = HEAD - SIGNATURE_LEN;
+/// Bytes of the length before a message.
+const RECORD_HEAD: usize = 4;
 const STATEMENT: usize = DOMAIN.len() + PUBLIC_KEY_LEN + 2 + 32;
 
 /// Why messages can not be sealed.
@@ -108,22 +113,9 @@ pub enum Trust<'a> {
 /// # Errors
 /// [`SealError`]; nothing was signed.
 pub fn seal(identity: &Identity, messages: &[Message]) -> Result<Bytes, SealError> {
-    let found = messages.len();
-    let count = u16::try_from(found)
-        .ok()
-        .filter(|_| (1..=FRAME_MESSAGES_MAX).contains(&found));
-    let count = count.ok_or(SealError::Count { found })?;
     let signer = identity.id();
-    let weight: usize = messages
-        .iter()
-        .map(|message| message.body().len() + 512)
-        .sum();
-    let mut frame = Vec::with_capacity(HEAD + weight.min(FRAME_BYTES_MAX));
-    frame.push(FRAME_VERSION);
-    frame.extend_from_slice(&identity.public().to_bytes());
-    frame.extend_from_slice(&count.to_be_bytes());
-    frame.resize(HEAD, 0);
-    let mut leaves = Vec::with_capacity(found);
+    let weight = messages.iter().map(|message| message.body().len() + 512);
+    let mut sealing = Sealing::begin(identity, messages.len(), weight.sum())?;
     for (index, message) in messages.iter().enumerate() {
         let sender = message.sender().id();
         if sender != signer {
@@ -133,25 +125,81 @@ pub fn seal(identity: &Identity, messages: &[Message]) -> Result<Bytes, SealErro
                 signer,
             });
         }
-        leaves.push(push_message(&mut frame, message));
-        if frame.len() > FRAME_BYTES_MAX {
-            return Err(SealError::TooLarge);
-        }
+        let record = push_record(&mut sealing.frame, message);
+        sealing.add(record)?;
     }
-    let signature = identity.sign(&statement(&identity.public(), count, &merkle::root(leaves)));
-    frame[SIGNATURE_AT..HEAD].copy_from_slice(&signature);
-    Ok(frame.into())
+    Ok(sealing.end(identity))
 }
 
-/// Appends one length-prefixed message and returns its leaf.
-fn push_message(frame: &mut Vec<u8>, message: &Message) -> Hash {
-    let start = frame.len() + 4;
-    frame.extend_from_slice(&[0; 4]);
+/// Seals messages that are encoded already and whose sender is known to be `identity`: what an outbox holds.
+///
+/// # Errors
+/// [`SealError`]; nothing was signed.
+pub(crate) fn seal_encoded<'a>(
+    identity: &Identity,
+    messages: impl ExactSizeIterator<Item = &'a Bytes> + Clone,
+) -> Result<Bytes, SealError> {
+    let weight = messages.clone().map(|message| message.len() + RECORD_HEAD);
+    let mut sealing = Sealing::begin(identity, messages.len(), weight.sum())?;
+    for message in messages {
+        let start = sealing.frame.len();
+        put_bytes32(&mut sealing.frame, message);
+        let record = start..sealing.frame.len();
+        sealing.add(record)?;
+    }
+    Ok(sealing.end(identity))
+}
+
+/// A frame that is being made.
+struct Sealing {
+    frame: Vec<u8>,
+    records: Vec<Range<usize>>,
+    count: u16,
+}
+
+impl Sealing {
+    fn begin(identity: &Identity, found: usize, weight: usize) -> Result<Self, SealError> {
+        let count = u16::try_from(found)
+            .ok()
+            .filter(|_| (1..=FRAME_MESSAGES_MAX).contains(&found));
+        let count = count.ok_or(SealError::Count { found })?;
+        let mut frame = Vec::with_capacity(HEAD + weight.min(FRAME_BYTES_MAX));
+        frame.push(FRAME_VERSION);
+        frame.extend_from_slice(&identity.public().to_bytes());
+        frame.extend_from_slice(&count.to_be_bytes());
+        frame.resize(HEAD, 0);
+        Ok(Self {
+            frame,
+            records: Vec::with_capacity(found),
+            count,
+        })
+    }
+
+    fn add(&mut self, record: Range<usize>) -> Result<(), SealError> {
+        self.records.push(record);
+        if self.frame.len() > FRAME_BYTES_MAX {
+            return Err(SealError::TooLarge);
+        }
+        Ok(())
+    }
+
+    fn end(mut self, identity: &Identity) -> Bytes {
+        let root = merkle::root(merkle::leaves(&self.frame, &self.records));
+        let signature = identity.sign(&statement(&identity.public(), self.count, &root));
+        self.frame[SIGNATURE_AT..HEAD].copy_from_slice(&signature);
+        self.frame.into()
+    }
+}
+
+/// Appends one message with its length before it and returns where both lie.
+fn push_record(frame: &mut Vec<u8>, message: &Message) -> Range<usize> {
+    let start = frame.len();
+    frame.extend_from_slice(&[0; RECORD_HEAD]);
     codec::encode_into(message, frame);
-    let length =
-        u32::try_from(frame.len() - start).expect("an encoded message is below 9 MiB by type");
-    frame[start - 4..start].copy_from_slice(&length.to_be_bytes());
-    merkle::leaf(&frame[start..])
+    let length = u32::try_from(frame.len() - start - RECORD_HEAD)
+        .expect("an encoded message is below 9 MiB by type");
+    frame[start..start + RECORD_HEAD].copy_from_slice(&length.to_be_bytes());
+    start..frame.len()
 }
 
 fn statement(key: &PublicKey, count: u16, root: &Hash) -> [u8; STATEMENT] {
@@ -171,7 +219,8 @@ fn statement(key: &PublicKey, count: u16, root: &Hash) -> [u8; STATEMENT] {
 pub struct OpenFrame {
     key: PublicKey,
     signature: Signature,
-    sealed: Vec<Bytes>,
+    frame: Bytes,
+    records: Vec<Range<usize>>,
     leaves: Vec<Hash>,
     messages: Vec<Message>,
 }
@@ -192,18 +241,38 @@ impl OpenFrame {
         self.messages
     }
 
+    /// Hash of the bytes of message `index` as they were sealed; `None` past the end.
+    pub fn digest(&self, index: usize) -> Option<[u8; 32]> {
+        self.leaves.get(index).copied()
+    }
+
     /// Message `index` in the form that can be stored and verified alone; `None` past the end.
     pub fn sealed(&self, index: usize) -> Option<SealedMessage> {
-        let bytes = self.sealed.get(index)?.clone();
+        let record = self.records.get(index)?;
+        let bytes = self.frame.slice(record.start + RECORD_HEAD..record.end);
         let siblings = merkle::path(self.leaves.clone(), index);
         Some(SealedMessage::new(
             self.key,
             self.signature,
             index,
-            self.sealed.len(),
+            self.records.len(),
             siblings,
             bytes,
         ))
+    }
+}
+
+impl OpenFrame {
+    /// The messages, each with the form that can be stored and verified alone.
+    pub(crate) fn into_sealed(self) -> Vec<(Message, SealedMessage)> {
+        let count = self.records.len();
+        let parts = self.records.into_iter().zip(merkle::paths(self.leaves));
+        let seal = |(index, (record, siblings)): (usize, (Range<usize>, Vec<Hash>))| {
+            let bytes = self.frame.slice(record.start + RECORD_HEAD..record.end);
+            SealedMessage::new(self.key, self.signature, index, count, siblings, bytes)
+        };
+        let sealed = parts.enumerate().map(seal);
+        self.messages.into_iter().zip(sealed).collect()
     }
 }
 
@@ -217,29 +286,30 @@ pub fn open(bytes: &Bytes, trust: Trust<'_>) -> Result<OpenFrame, OpenError> {
     let mut reader = Reader::new(bytes);
     let (key, count, signature) = head(&mut reader)?;
     let who = Who::of(key, trust)?;
-    let mut sealed = Vec::with_capacity(usize::from(count));
-    let mut leaves = Vec::with_capacity(usize::from(count));
+    let mut records = Vec::with_capacity(usize::from(count));
     for _ in 0..count {
-        let message = reader.bytes32("message", ENCODED_MAX)?;
-        leaves.push(merkle::leaf(&message));
-        sealed.push(message);
+        let start = bytes.len() - reader.left();
+        reader.skip32("message", ENCODED_MAX)?;
+        records.push(start..bytes.len() - reader.left());
     }
     reader.end()?;
+    let leaves = merkle::leaves(bytes, &records);
     let statement = statement(&who.key, count, &merkle::root(leaves.clone()));
     who.key
         .verify_strict(&statement, &signature)
         .map_err(|_| OpenError::Signature)?;
     let mut decoder = Decoder::default();
-    let mut messages = Vec::with_capacity(sealed.len());
-    for (index, bytes) in sealed.iter().enumerate() {
-        let message = decoder.decode(bytes)?;
+    let mut messages = Vec::with_capacity(records.len());
+    for (index, record) in records.iter().enumerate() {
+        let message = decoder.decode_at(bytes, record.start + RECORD_HEAD..record.end)?;
         who.check(index, &message)?;
         messages.push(message);
     }
     Ok(OpenFrame {
         key: who.key,
         signature,
-        sealed,
+        frame: bytes.clone(),
+        records,
         leaves,
         messages,
     })

@@ -11,14 +11,14 @@ use crate::{
 };
 
 /// Version of the stored form.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Longest path of a tree with [`FRAME_MESSAGES_MAX`] leaves.
 const PATH_MAX: usize = FRAME_MESSAGES_MAX.ilog2() as usize;
 
 /// A message that proves itself: stored, exported and handed on without its frame.
 ///
 /// ```text
-/// u8 version = 1 │ 32 public key │ 64 signature │ u16 index │ u16 count │ u8 n │ n × 32 siblings │ u32 length, message
+/// u8 version = 2 │ 32 public key │ 64 signature │ u16 index │ u16 count │ u8 n │ n × 32 siblings │ u32 length, message
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedMessage {

@@ -10,6 +10,9 @@
 //! Hooks change the opened message, never sealed bytes.
 
 mod chain;
+mod enrich;
+mod order;
+mod policy;
 mod record;
 mod secret;
 mod validate;
@@ -18,8 +21,15 @@ use std::{borrow::Cow, fmt, future::Future, pin::Pin, time::Duration};
 
 use volary_kernel::{id::Name, text};
 
+pub(crate) use self::secret::contains_secret;
 pub use self::{
     chain::{DEFAULT_HOOK_TIMEOUT, HookChain, Verdict},
+    enrich::{ENRICH_RULES_MAX, EnrichError, EnrichHook, EnrichRule, HeaderEdit},
+    order::{DEFAULT_ORDER, order_problem},
+    policy::{
+        Effect, POLICY_PATTERN_MAX, POLICY_RULES_MAX, PolicyConfig, PolicyError, PolicyHook,
+        PolicyRule,
+    },
     record::RecorderHook,
     secret::SecretGuard,
     validate::{MessageLimits, ValidateHook},

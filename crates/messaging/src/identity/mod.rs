@@ -1,19 +1,26 @@
 //! Who speaks: Ed25519 identities, their fingerprints, their key files, and the register of known ones.
 
 mod file;
+mod keyring;
 mod registry;
+mod stored;
+mod succession;
+mod table;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use volary_kernel::{
     clock::Timestamp,
-    sign::{PUBLIC_KEY_LEN, PublicKey, SignError, Signature, SigningKey},
+    sign::{PUBLIC_KEY_LEN, PublicKey, SIGNATURE_LEN, SignError, Signature, SigningKey},
 };
 
 pub use self::{
     file::KeyFileError,
-    registry::{IdentityRegistry, Known, REGISTRY_MAX, RegistryError, Status},
+    keyring::Keyring,
+    registry::IdentityRegistry,
+    succession::SuccessionError,
+    table::{Introduced, Known, REGISTRY_MAX, RegistryError, Status, Voucher},
 };
 
 /// Fingerprint of an identity: the SHA-256 of its raw public key. Its text form is 64 lowercase hex digits.
@@ -168,6 +175,9 @@ pub struct Succession {
 impl Succession {
     const DOMAIN: &'static [u8] = b"volary/succession/v1\0";
 
+    /// Bytes of a succession.
+    pub const LEN: usize = 2 * PUBLIC_KEY_LEN + 8 + SIGNATURE_LEN;
+
     fn statement(old: &PublicKey, new: &PublicKey, at: Timestamp) -> Vec<u8> {
         let at = at.as_micros().to_be_bytes();
         [Self::DOMAIN, &old.to_bytes(), &new.to_bytes(), &at].concat()
@@ -186,6 +196,46 @@ impl Succession {
     /// When the old key said so.
     pub fn at(&self) -> Timestamp {
         self.at
+    }
+
+    /// The statement and its signature as bytes: old key, new key, time in microseconds (big-endian), signature.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        let at = self.at.as_micros().to_be_bytes();
+        let parts: [&[u8]; 4] = [
+            &self.old.to_bytes(),
+            &self.new.to_bytes(),
+            &at,
+            &self.signature,
+        ];
+        let mut rest = &mut out[..];
+        for part in parts {
+            let (front, after) = rest.split_at_mut(part.len());
+            front.copy_from_slice(part);
+            rest = after;
+        }
+        out
+    }
+
+    /// Reads what [`Succession::to_bytes`] wrote. Nothing is proven before [`Succession::verify`].
+    ///
+    /// # Errors
+    /// [`SignError`] for bytes that are no key.
+    pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Result<Self, SignError> {
+        let (mut old, mut new, mut at) = ([0; PUBLIC_KEY_LEN], [0; PUBLIC_KEY_LEN], [0; 8]);
+        let mut signature: Signature = [0; SIGNATURE_LEN];
+        let mut rest = &bytes[..];
+        for part in [&mut old[..], &mut new[..], &mut at[..], &mut signature[..]] {
+            let (front, after) = rest.split_at(part.len());
+            part.copy_from_slice(front);
+            rest = after;
+        }
+        Ok(Self {
+            old: PublicKey::from_bytes(old)?,
+            new: PublicKey::from_bytes(new)?,
+            at: Timestamp::from_micros(i64::from_be_bytes(at)),
+            signature,
+        })
     }
 
     /// Checks the old key's signature.

@@ -19,8 +19,10 @@ use crate::topic::Topic;
 /// Why a message can not be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
-    /// Neither recipient nor topic nor broadcast was given.
-    #[error("a message needs a recipient or a topic; to reach every agent, ask for broadcast")]
+    /// Neither recipient nor pool nor topic nor broadcast was given.
+    #[error(
+        "a message needs a recipient, a pool or a topic; to reach every agent, ask for broadcast"
+    )]
     NoAddress,
     /// More topics than [`TOPICS_MAX`].
     #[error("{found} topics are more than {TOPICS_MAX}")]
@@ -101,6 +103,7 @@ impl MessageBuilder {
             id: Uid::from_bytes([0; 16]),
             sender,
             recipient: None,
+            pool: None,
             broadcast: false,
             topics: SmallVec::new(),
             task_id: None,
@@ -147,6 +150,13 @@ impl MessageBuilder {
     #[inline]
     pub fn to(mut self, recipient: Name) -> Self {
         self.parts().recipient = Some(recipient);
+        self
+    }
+
+    /// For one member of this pool: the one with the least to do. A recipient goes before it.
+    #[inline]
+    pub fn pool(mut self, pool: Name) -> Self {
+        self.parts().pool = Some(pool);
         self
     }
 
@@ -266,7 +276,8 @@ impl MessageBuilder {
 }
 
 fn check(parts: &Parts) -> Result<(), BuildError> {
-    if parts.recipient.is_none() && parts.topics.is_empty() && !parts.broadcast {
+    let named = parts.recipient.is_some() || parts.pool.is_some();
+    if !named && parts.topics.is_empty() && !parts.broadcast {
         return Err(BuildError::NoAddress);
     }
     let found = parts.topics.len();

@@ -92,11 +92,14 @@ impl Default for Priority {
     }
 }
 
-/// Whom a message is for, in the order in which routing looks: one agent, all agents of the tenant, or topics.
+/// Whom a message is for, in the order in which routing looks: one agent, one of a pool, all agents of the tenant, or
+/// topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience<'a> {
     /// Exactly this agent; topics are then only a label.
     Agent(&'a Name),
+    /// One member of this pool, but not the sender; topics are then only a label.
+    Pool(&'a Name),
     /// Every agent of the tenant but the sender. Never a fallback: only if the sender asked for it.
     Everyone,
     /// Every subscriber of any of these topics, once each, but not the sender.
@@ -126,6 +129,7 @@ pub(crate) struct Parts {
     pub id: Uid,
     pub sender: Sender,
     pub recipient: Option<Name>,
+    pub pool: Option<Name>,
     pub broadcast: bool,
     pub topics: SmallVec<[Topic; 1]>,
     pub task_id: Option<Uid>,
@@ -179,6 +183,12 @@ impl Message {
         self.0.recipient.as_ref()
     }
 
+    /// The pool one of whose members it is for, if any.
+    #[inline]
+    pub fn pool(&self) -> Option<&Name> {
+        self.0.pool.as_ref()
+    }
+
     /// Its topics, in the sender's order, without repeats.
     #[inline]
     pub fn topics(&self) -> &[Topic] {
@@ -188,10 +198,11 @@ impl Message {
     /// Whom it is for.
     #[inline]
     pub fn audience(&self) -> Audience<'_> {
-        match &self.0.recipient {
-            Some(name) => Audience::Agent(name),
-            None if self.0.broadcast => Audience::Everyone,
-            None => Audience::Topics(&self.0.topics),
+        match (&self.0.recipient, &self.0.pool) {
+            (Some(name), _) => Audience::Agent(name),
+            (None, Some(pool)) => Audience::Pool(pool),
+            (None, None) if self.0.broadcast => Audience::Everyone,
+            (None, None) => Audience::Topics(&self.0.topics),
         }
     }
 

@@ -1,9 +1,11 @@
 //! What every transport must do: tests that each implementation runs.
 //!
-//! An implementation calls [`run`] with a function that makes a fresh, empty transport.
+//! An implementation calls [`run`] with a function that makes a fresh, empty transport; one between instances calls
+//! [`run_pair`] with a function that makes two fresh ones, of which one sends and the other receives.
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use volary_kernel::{
     clock::{Clock, SystemClock, timeout},
     id::{Name, Tenant},
@@ -33,12 +35,70 @@ fn tenant(text: &str) -> Tenant {
     Tenant::new(name(text))
 }
 
-fn draft(from: &str) -> MessageBuilder {
-    Message::builder(Sender::new(
-        AgentId::from_bytes([1; 32]),
-        name(from),
-        tenant("one"),
-    ))
+/// Two sides of a transport, which may be the same one.
+pub struct Pair<S, R> {
+    /// Where messages are sent.
+    pub sending: S,
+    /// Where endpoints are opened.
+    pub receiving: R,
+    /// A sender of tenant `one` at the sending side. Asked for `sender`, `probe`, `a` and `b`.
+    pub sender: Box<dyn Fn(&str) -> Sender + Send + Sync>,
+    /// Waits until the sending side knows of an endpoint of the receiving side.
+    pub known: Box<dyn Fn(Tenant, Name) -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+/// The names that [`Pair::sender`] is asked for.
+pub const SENDERS: [&str; 4] = ["sender", "probe", "a", "b"];
+/// The tenants of the suite's endpoints; its senders belong to the first.
+pub const TENANTS: [&str; 2] = ["one", "two"];
+
+impl<T: Transport + Clone> Pair<T, T> {
+    /// Both sides are the same.
+    pub fn same(transport: T) -> Self {
+        let made_up = AgentId::from_bytes([1; 32]);
+        Self {
+            sending: transport.clone(),
+            receiving: transport,
+            sender: Box::new(move |from| Sender::new(made_up, name(from), tenant("one"))),
+            known: Box::new(|_, _| Box::pin(async {})),
+        }
+    }
+}
+
+impl<S: Transport, R: Transport> Pair<S, R> {
+    fn draft(&self, from: &str) -> MessageBuilder {
+        Message::builder((self.sender)(from))
+    }
+
+    fn about(&self, text: &str, number: u32) -> Message {
+        build(self.draft("sender").topic(topic(text)), number)
+    }
+
+    async fn send(&self, message: Message) -> Admission {
+        timeout(SOON, self.sending.send(message))
+            .await
+            .expect("every send is answered")
+    }
+
+    async fn open(&self, agent: &str, topics: &[&str]) -> Endpoint {
+        self.open_spec(spec(agent, topics)).await
+    }
+
+    async fn open_spec(&self, spec: EndpointSpec) -> Endpoint {
+        let (tenant, name) = (spec.tenant.clone(), spec.name.clone());
+        let endpoint = self.receiving.open(spec).expect("the name is free");
+        timeout(SOON, (self.known)(tenant, name))
+            .await
+            .expect("the other side hears of it soon");
+        endpoint
+    }
+
+    /// Nothing waits in `endpoint`: a message to it alone is the next it gets.
+    async fn check_empty(&self, endpoint: &mut Endpoint) {
+        let probe = build(self.draft("probe").to(endpoint.name().clone()), 999);
+        assert_eq!(self.send(probe).await, Admission::Delivered);
+        assert_eq!(next(endpoint).await, 999);
+    }
 }
 
 fn build(draft: MessageBuilder, number: u32) -> Message {
@@ -46,10 +106,6 @@ fn build(draft: MessageBuilder, number: u32) -> Message {
     draft
         .build(SystemClock.wall())
         .expect("the suite's messages have an address")
-}
-
-fn about(text: &str, number: u32) -> Message {
-    build(draft("sender").topic(topic(text)), number)
 }
 
 fn number(message: &Message) -> u32 {
@@ -67,12 +123,6 @@ fn spec(agent: &str, topics: &[&str]) -> EndpointSpec {
     )
 }
 
-fn open(transport: &impl Transport, agent: &str, topics: &[&str]) -> Endpoint {
-    transport
-        .open(spec(agent, topics))
-        .expect("the name is free")
-}
-
 async fn next(endpoint: &mut Endpoint) -> u32 {
     let message = timeout(SOON, endpoint.recv())
         .await
@@ -80,112 +130,106 @@ async fn next(endpoint: &mut Endpoint) -> u32 {
     number(&message.expect("the transport is open"))
 }
 
-/// Nothing waits in `endpoint`: a message to it alone is the next it gets.
-async fn check_empty(transport: &impl Transport, endpoint: &mut Endpoint) {
-    let probe = build(draft("probe").to(endpoint.name().clone()), 999);
-    assert_eq!(transport.send(probe).await, Admission::Delivered);
-    assert_eq!(next(endpoint).await, 999);
-}
-
 /// Runs every check, each on a fresh transport.
-pub async fn run<T: Transport>(make: impl Fn() -> T) {
-    routes_by_recipient_and_to_nobody_else(make()).await;
-    routes_by_topic_once_and_not_to_the_sender(make()).await;
-    answers_no_route_and_never_broadcasts_unasked(make()).await;
-    broadcasts_to_all_others_of_the_tenant(make()).await;
-    keeps_tenants_apart(make()).await;
-    keeps_the_order_of_a_sender(make()).await;
-    refuses_a_taken_name_and_frees_a_dropped_one(make()).await;
-    refuses_when_full_and_spares_the_others(make()).await;
-    makes_senders_wait_if_asked_to(make()).await;
-    drops_by_policy_and_says_so(make()).await;
-    refuses_what_is_too_large_or_expired(make()).await;
-    loses_nothing_between_many_senders(make()).await;
-    receives_many_at_once(make()).await;
+pub async fn run<T: Transport + Clone>(make: impl Fn() -> T) {
+    run_pair(async || Pair::same(make())).await;
 }
 
-async fn routes_by_recipient_and_to_nobody_else(transport: impl Transport) {
-    let (mut a, mut b) = (open(&transport, "a", &["t"]), open(&transport, "b", &["t"]));
-    let message = build(draft("sender").to(name("a")).topic(topic("t")), 1);
-    assert_eq!(transport.send(message.clone()).await, Admission::Delivered);
+/// Runs every check, each on a fresh pair.
+pub async fn run_pair<S: Transport, R: Transport>(make: impl AsyncFn() -> Pair<S, R>) {
+    routes_by_recipient_and_to_nobody_else(make().await).await;
+    routes_by_topic_once_and_not_to_the_sender(make().await).await;
+    answers_no_route_and_never_broadcasts_unasked(make().await).await;
+    broadcasts_to_all_others_of_the_tenant(make().await).await;
+    keeps_tenants_apart(make().await).await;
+    keeps_the_order_of_a_sender(make().await).await;
+    refuses_a_taken_name_and_frees_a_dropped_one(make().await).await;
+    refuses_when_full_and_spares_the_others(make().await).await;
+    makes_senders_wait_if_asked_to(make().await).await;
+    drops_by_policy_and_says_so(make().await).await;
+    refuses_what_is_too_large_or_expired(make().await).await;
+    loses_nothing_between_many_senders(make().await).await;
+    receives_many_at_once(make().await).await;
+}
+
+async fn routes_by_recipient_and_to_nobody_else(pair: Pair<impl Transport, impl Transport>) {
+    let (mut a, mut b) = (pair.open("a", &["t"]).await, pair.open("b", &["t"]).await);
+    let message = build(pair.draft("sender").to(name("a")).topic(topic("t")), 1);
+    assert_eq!(pair.send(message.clone()).await, Admission::Delivered);
     let got = a.recv().await.expect("it was delivered");
     assert_eq!(got, message, "the message arrives as it was sent");
-    check_empty(&transport, &mut b).await;
-    let own = build(draft("a").to(name("a")), 2);
+    pair.check_empty(&mut b).await;
+    let own = build(pair.draft("a").to(name("a")), 2);
     assert_eq!(
-        transport.send(own).await,
+        pair.send(own).await,
         Admission::Delivered,
         "a message to oneself arrives"
     );
     assert_eq!(next(&mut a).await, 2);
 }
 
-async fn routes_by_topic_once_and_not_to_the_sender(transport: impl Transport) {
+async fn routes_by_topic_once_and_not_to_the_sender(pair: Pair<impl Transport, impl Transport>) {
     let (mut a, mut b) = (
-        open(&transport, "a", &["t", "u"]),
-        open(&transport, "b", &["t"]),
+        pair.open("a", &["t", "u"]).await,
+        pair.open("b", &["t"]).await,
     );
-    let mut other = open(&transport, "c", &["t/u", "T"]);
-    let both = build(draft("b").topic(topic("t")).topic(topic("u")), 1);
-    assert_eq!(transport.send(both).await, Admission::Delivered);
+    let mut other = pair.open("c", &["t/u", "T"]).await;
+    let both = build(pair.draft("b").topic(topic("t")).topic(topic("u")), 1);
+    assert_eq!(pair.send(both).await, Admission::Delivered);
     assert_eq!(next(&mut a).await, 1);
     for endpoint in [&mut a, &mut b, &mut other] {
-        check_empty(&transport, endpoint).await;
+        pair.check_empty(endpoint).await;
     }
 }
 
-async fn answers_no_route_and_never_broadcasts_unasked(transport: impl Transport) {
-    let mut a = open(&transport, "a", &["t"]);
-    assert_eq!(transport.send(about("nobody", 1)).await, Admission::NoRoute);
+async fn answers_no_route_and_never_broadcasts_unasked(pair: Pair<impl Transport, impl Transport>) {
+    let mut a = pair.open("a", &["t"]).await;
+    assert_eq!(pair.send(pair.about("nobody", 1)).await, Admission::NoRoute);
     assert_eq!(
-        transport
-            .send(build(draft("sender").to(name("nobody")), 1))
+        pair.send(build(pair.draft("sender").to(name("nobody")), 1))
             .await,
         Admission::NoRoute
     );
-    let own_topic = build(draft("a").topic(topic("t")), 1);
+    let own_topic = build(pair.draft("a").topic(topic("t")), 1);
     assert_eq!(
-        transport.send(own_topic).await,
+        pair.send(own_topic).await,
         Admission::NoRoute,
         "only the sender subscribes"
     );
-    check_empty(&transport, &mut a).await;
+    pair.check_empty(&mut a).await;
 }
 
-async fn broadcasts_to_all_others_of_the_tenant(transport: impl Transport) {
-    let mut all = [open(&transport, "a", &[]), open(&transport, "b", &["t"])];
-    let mut sender = open(&transport, "sender", &["t"]);
+async fn broadcasts_to_all_others_of_the_tenant(pair: Pair<impl Transport, impl Transport>) {
+    let mut all = [pair.open("a", &[]).await, pair.open("b", &["t"]).await];
+    let mut sender = pair.open("sender", &["t"]).await;
     assert_eq!(
-        transport.send(build(draft("sender").broadcast(), 7)).await,
+        pair.send(build(pair.draft("sender").broadcast(), 7)).await,
         Admission::Delivered
     );
     for endpoint in &mut all {
         assert_eq!(next(endpoint).await, 7);
     }
-    check_empty(&transport, &mut sender).await;
+    pair.check_empty(&mut sender).await;
 }
 
-async fn keeps_tenants_apart(transport: impl Transport) {
+async fn keeps_tenants_apart(pair: Pair<impl Transport, impl Transport>) {
     let foreign = EndpointSpec {
         tenant: tenant("two"),
         ..spec("a", &["t"])
     };
-    let mut foreign = transport
-        .open(foreign)
-        .expect("the name is free in its tenant");
-    assert_eq!(transport.send(about("t", 1)).await, Admission::NoRoute);
+    let mut foreign = pair.open_spec(foreign).await;
+    assert_eq!(pair.send(pair.about("t", 1)).await, Admission::NoRoute);
     assert_eq!(
-        transport
-            .send(build(draft("sender").to(name("a")), 1))
+        pair.send(build(pair.draft("sender").to(name("a")), 1))
             .await,
         Admission::NoRoute
     );
     assert_eq!(
-        transport.send(build(draft("sender").broadcast(), 1)).await,
+        pair.send(build(pair.draft("sender").broadcast(), 1)).await,
         Admission::NoRoute
     );
-    let _same_name = open(&transport, "a", &["t"]);
-    assert_eq!(transport.send(about("t", 1)).await, Admission::Delivered);
+    let _same_name = pair.open("a", &["t"]).await;
+    assert_eq!(pair.send(pair.about("t", 1)).await, Admission::Delivered);
     assert!(
         timeout(Duration::from_millis(20), foreign.recv())
             .await
@@ -194,11 +238,11 @@ async fn keeps_tenants_apart(transport: impl Transport) {
     );
 }
 
-async fn keeps_the_order_of_a_sender(transport: impl Transport) {
-    let mut a = open(&transport, "a", &["t"]);
+async fn keeps_the_order_of_a_sender(pair: Pair<impl Transport, impl Transport>) {
+    let mut a = pair.open("a", &["t"]).await;
     for number in 0..500 {
         assert_eq!(
-            transport.send(about("t", number)).await,
+            pair.send(pair.about("t", number)).await,
             Admission::Delivered
         );
     }
@@ -207,33 +251,33 @@ async fn keeps_the_order_of_a_sender(transport: impl Transport) {
     }
 }
 
-async fn refuses_a_taken_name_and_frees_a_dropped_one(transport: impl Transport) {
-    let mut first = open(&transport, "a", &["t"]);
+async fn refuses_a_taken_name_and_frees_a_dropped_one(pair: Pair<impl Transport, impl Transport>) {
+    let mut first = pair.open("a", &["t"]).await;
     let taken = EndpointError::Taken {
         tenant: tenant("one"),
         name: name("a"),
     };
-    assert_eq!(transport.open(spec("a", &["u"])).map(drop), Err(taken));
-    assert_eq!(transport.send(about("t", 1)).await, Admission::Delivered);
+    assert_eq!(pair.receiving.open(spec("a", &["u"])).map(drop), Err(taken));
+    assert_eq!(pair.send(pair.about("t", 1)).await, Admission::Delivered);
     assert_eq!(next(&mut first).await, 1, "the first owner keeps its inbox");
     drop(first);
-    assert_eq!(transport.send(about("t", 2)).await, Admission::NoRoute);
-    let mut second = open(&transport, "a", &["t"]);
-    check_empty(&transport, &mut second).await;
+    assert_eq!(pair.send(pair.about("t", 2)).await, Admission::NoRoute);
+    let mut second = pair.open("a", &["t"]).await;
+    pair.check_empty(&mut second).await;
 }
 
-async fn refuses_when_full_and_spares_the_others(transport: impl Transport) {
+async fn refuses_when_full_and_spares_the_others(pair: Pair<impl Transport, impl Transport>) {
     let mut small = spec("small", &["t"]);
     small.inbox.max_items = 2;
-    let mut small = transport.open(small).expect("the name is free");
-    let mut large = open(&transport, "large", &["t"]);
+    let mut small = pair.open_spec(small).await;
+    let mut large = pair.open("large", &["t"]).await;
     for number in 0..2 {
         assert_eq!(
-            transport.send(about("t", number)).await,
+            pair.send(pair.about("t", number)).await,
             Admission::Delivered
         );
     }
-    match transport.send(about("t", 2)).await {
+    match pair.send(pair.about("t", 2)).await {
         Admission::Partial {
             reached: 1,
             refused: 1,
@@ -241,8 +285,8 @@ async fn refuses_when_full_and_spares_the_others(transport: impl Transport) {
         } => {}
         other => panic!("one inbox is full, but the answer is {other:?}"),
     }
-    match transport
-        .send(build(draft("sender").to(name("small")), 3))
+    match pair
+        .send(build(pair.draft("sender").to(name("small")), 3))
         .await
     {
         Admission::Refused(Refusal::Full { retry_after, .. }) => {
@@ -254,35 +298,35 @@ async fn refuses_when_full_and_spares_the_others(transport: impl Transport) {
         assert_eq!(next(&mut large).await, number);
     }
     assert_eq!((next(&mut small).await, next(&mut small).await), (0, 1));
-    check_empty(&transport, &mut small).await;
+    pair.check_empty(&mut small).await;
 }
 
-async fn makes_senders_wait_if_asked_to(transport: impl Transport) {
+async fn makes_senders_wait_if_asked_to(pair: Pair<impl Transport, impl Transport>) {
     let mut waiting = spec("a", &["t"]);
     (waiting.inbox.max_items, waiting.inbox.when_full) = (1, WhenFull::Block);
-    let mut a = transport.open(waiting).expect("the name is free");
-    assert_eq!(transport.send(about("t", 1)).await, Admission::Delivered);
-    let (second, first) = tokio::join!(transport.send(about("t", 2)), next(&mut a));
+    let mut a = pair.open_spec(waiting).await;
+    assert_eq!(pair.send(pair.about("t", 1)).await, Admission::Delivered);
+    let (second, first) = tokio::join!(pair.send(pair.about("t", 2)), next(&mut a));
     assert_eq!((second, first), (Admission::Delivered, 1));
     assert_eq!(next(&mut a).await, 2);
 }
 
-async fn drops_by_policy_and_says_so(transport: impl Transport) {
+async fn drops_by_policy_and_says_so(pair: Pair<impl Transport, impl Transport>) {
     let mut newest = spec("newest", &["n"]);
     (newest.inbox.max_items, newest.inbox.when_full) = (1, WhenFull::DropNewest);
-    let mut newest = transport.open(newest).expect("the name is free");
-    assert_eq!(transport.send(about("n", 1)).await, Admission::Delivered);
-    match transport.send(about("n", 2)).await {
+    let mut newest = pair.open_spec(newest).await;
+    assert_eq!(pair.send(pair.about("n", 1)).await, Admission::Delivered);
+    match pair.send(pair.about("n", 2)).await {
         Admission::Dropped { hook, .. } => assert_eq!(hook, "inbox"),
         other => panic!("it was dropped, but the answer is {other:?}"),
     }
     assert_eq!(next(&mut newest).await, 1);
     let mut oldest = spec("oldest", &["o"]);
     (oldest.inbox.max_items, oldest.inbox.when_full) = (1, WhenFull::DropOldest);
-    let mut oldest = transport.open(oldest).expect("the name is free");
+    let mut oldest = pair.open_spec(oldest).await;
     for number in 1..=3 {
         assert_eq!(
-            transport.send(about("o", number)).await,
+            pair.send(pair.about("o", number)).await,
             Admission::Delivered
         );
     }
@@ -290,15 +334,16 @@ async fn drops_by_policy_and_says_so(transport: impl Transport) {
     assert_eq!(oldest.stats().dropped, 2, "drops are counted");
 }
 
-async fn refuses_what_is_too_large_or_expired(transport: impl Transport) {
+async fn refuses_what_is_too_large_or_expired(pair: Pair<impl Transport, impl Transport>) {
     let mut tight = spec("a", &["t"]);
     tight.inbox.max_bytes = DEFAULT_INBOX.max_bytes.min(4096);
-    let _a = transport.open(tight).expect("the name is free");
-    let large = draft("sender")
+    let _a = pair.open_spec(tight).await;
+    let large = pair
+        .draft("sender")
         .topic(topic("t"))
         .json(&"x".repeat(5000))
         .expect("a text has a JSON form");
-    match transport
+    match pair
         .send(large.build(SystemClock.wall()).expect("it has an address"))
         .await
     {
@@ -306,27 +351,25 @@ async fn refuses_what_is_too_large_or_expired(transport: impl Transport) {
         other => panic!("it is too large, but the answer is {other:?}"),
     }
     let now = SystemClock.wall();
-    let late = draft("sender")
+    let late = pair
+        .draft("sender")
         .topic(topic("t"))
         .deadline(now - Duration::from_secs(1));
     let late = late
         .build(now - Duration::from_secs(2))
         .expect("the deadline is after sending");
-    assert_eq!(
-        transport.send(late).await,
-        Admission::Refused(Refusal::Expired)
-    );
+    assert_eq!(pair.send(late).await, Admission::Refused(Refusal::Expired));
 }
 
-async fn loses_nothing_between_many_senders(transport: impl Transport) {
+async fn loses_nothing_between_many_senders(pair: Pair<impl Transport, impl Transport>) {
     let mut waiting = spec("a", &["t"]);
     (waiting.inbox.max_items, waiting.inbox.when_full) = (8, WhenFull::Block);
-    let mut a = transport.open(waiting).expect("the name is free");
-    let transport = &transport;
+    let mut a = pair.open_spec(waiting).await;
+    let pair = &pair;
     let senders = (0..8u32).map(|sender| async move {
         for index in 0..100 {
             assert_eq!(
-                transport.send(about("t", sender * 100 + index)).await,
+                pair.send(pair.about("t", sender * 100 + index)).await,
                 Admission::Delivered
             );
         }
@@ -351,10 +394,10 @@ async fn loses_nothing_between_many_senders(transport: impl Transport) {
     assert_eq!(got, (0..800).collect::<Vec<_>>(), "each arrives once");
 }
 
-async fn receives_many_at_once(transport: impl Transport) {
-    let mut a = open(&transport, "a", &["t"]);
+async fn receives_many_at_once(pair: Pair<impl Transport, impl Transport>) {
+    let mut a = pair.open("a", &["t"]).await;
     for number in 0..10 {
-        transport.send(about("t", number)).await;
+        pair.send(pair.about("t", number)).await;
     }
     let mut got = Vec::new();
     while got.len() < 10 {

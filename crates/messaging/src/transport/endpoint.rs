@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use parking_lot::Mutex;
 use volary_kernel::{
     clock::SharedClock,
     id::{Name, Tenant},
@@ -21,26 +22,55 @@ pub struct Endpoint {
     inbox: Receiver<Message>,
     clock: SharedClock,
     expired: Counter,
-    hooks: Option<Arc<HookChain>>,
+    guard: Option<Guard>,
+    /// Those of the innermost transport first.
+    hooks: Vec<Arc<HookChain>>,
     /// Taken from the inbox and not yet looked at.
     received: VecDeque<Message>,
-    _registration: Registration,
+    registration: Registration,
 }
 
-/// Runs once when the endpoint goes.
-pub(crate) struct Registration(Option<Box<dyn FnOnce() + Send + Sync>>);
+/// Says whether a message may go on to the hooks; it tells who needs to know why not.
+pub(crate) type Guard = Arc<dyn Fn(&Message) -> bool + Send + Sync>;
+
+/// Runs once: when the endpoint is closed or goes.
+pub(crate) struct Registration(Arc<Mutex<Option<Remove>>>);
+
+type Remove = Box<dyn FnOnce() + Send + Sync>;
 
 impl Registration {
     pub(crate) fn new(remove: impl FnOnce() + Send + Sync + 'static) -> Self {
-        Self(Some(Box::new(remove)))
+        Self(Arc::new(Mutex::new(Some(Box::new(remove)))))
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Some(remove) = self.0.take() {
-            remove();
-        }
+        run_once(&self.0);
+    }
+}
+
+fn run_once(remove: &Mutex<Option<Remove>>) {
+    let remove = remove.lock().take();
+    if let Some(remove) = remove {
+        remove();
+    }
+}
+
+/// Closes an endpoint for what is sent from then on, while what is in its inbox can still be received.
+#[derive(Clone)]
+pub struct Closer(Arc<Mutex<Option<Remove>>>);
+
+impl Closer {
+    /// Frees the endpoint's name. Doing it twice is harmless.
+    pub fn close(&self) {
+        run_once(&self.0);
+    }
+}
+
+impl std::fmt::Debug for Closer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Closer(closed: {})", self.0.lock().is_none())
     }
 }
 
@@ -58,15 +88,43 @@ impl Endpoint {
             inbox,
             clock,
             expired,
-            hooks: None,
+            guard: None,
+            hooks: Vec::new(),
             received: VecDeque::new(),
-            _registration: registration,
+            registration,
         }
     }
 
-    /// Runs these hooks on what is received from here on.
+    /// Asks `guard` about each message before any hook sees it.
+    pub(crate) fn with_guard(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// Runs `then` too, once, when the endpoint is closed or goes.
+    pub(crate) fn when_closed(self, then: impl FnOnce() + Send + Sync + 'static) -> Self {
+        let mut remove = self.registration.0.lock();
+        let former = remove.take();
+        *remove = Some(Box::new(move || {
+            if let Some(former) = former {
+                former();
+            }
+            then();
+        }));
+        drop(remove);
+        self
+    }
+
+    /// What closes this endpoint from elsewhere: [`Endpoint::recv`] then ends when the inbox is empty.
+    pub fn closer(&self) -> Closer {
+        Closer(self.registration.0.clone())
+    }
+
+    /// Runs these hooks, after those it has, on what is received from here on.
     pub(crate) fn with_hooks(mut self, hooks: Arc<HookChain>) -> Self {
-        self.hooks = Some(hooks).filter(|hooks| !hooks.is_empty());
+        if !hooks.is_empty() {
+            self.hooks.push(hooks);
+        }
         self
     }
 
@@ -118,7 +176,8 @@ impl Endpoint {
     /// Lets the messages from `start` on through hooks and deadline, and removes those that end here.
     async fn sift(&mut self, messages: &mut Vec<Message>, start: usize, max: usize) {
         let is_plain = |message: &Message| message.deadline().is_none();
-        if self.hooks.is_none()
+        if self.hooks.is_empty()
+            && self.guard.is_none()
             && messages[start..].iter().all(is_plain)
             && self.received.is_empty()
         {
@@ -141,20 +200,24 @@ impl Endpoint {
             self.expired.inc();
             return None;
         }
-        let Some(hooks) = &self.hooks else {
-            return Some(message);
-        };
+        if self.guard.as_ref().is_some_and(|guard| !guard(&message)) {
+            return None;
+        }
         let context = HookContext {
             stage: Stage::PostReceive,
             receiver: Some(&self.name),
         };
-        match hooks.run(message, context).await {
-            Verdict::Pass(message) => Some(message),
-            Verdict::Stop(admission) => {
-                tracing::debug!(receiver = %self.name, %admission, "a hook stopped a received message");
-                None
+        let mut message = message;
+        for hooks in &self.hooks {
+            match hooks.run(message, context).await {
+                Verdict::Pass(passed) => message = passed,
+                Verdict::Stop(admission) => {
+                    tracing::debug!(receiver = %self.name, %admission, "a hook stopped a received message");
+                    return None;
+                }
             }
         }
+        Some(message)
     }
 }
 

@@ -8,11 +8,12 @@ use std::sync::{
 use parking_lot::RwLock;
 use volary_kernel::{
     clock::SharedClock,
+    id::{Name, Tenant},
     metric::{Counter, Metrics},
     queue::{self, Admitted, QueueConfig, Refused, Sender, WhenFull, Why},
 };
 
-use super::{Endpoint, EndpointError, EndpointSpec, Transport, endpoint::Registration};
+use super::{Endpoint, EndpointError, EndpointSpec, Transport, endpoint::Registration, together};
 use crate::{
     admission::{Admission, FULL_RETRY, Refusal},
     message::Message,
@@ -34,7 +35,7 @@ struct Inner {
 }
 
 struct Inbox {
-    name: volary_kernel::id::Name,
+    name: Name,
     queue: Sender<Message>,
     config: QueueConfig,
 }
@@ -65,7 +66,13 @@ impl Local {
         *self.0.routes.write() = RoutingTable::default();
     }
 
-    async fn deliver(&self, message: Message) -> Admission {
+    /// Whether an endpoint of this name is open.
+    pub(super) fn has(&self, tenant: &Tenant, name: &Name) -> bool {
+        self.0.routes.read().get(tenant, name).is_some()
+    }
+
+    /// Delivers without counting the answer.
+    pub(super) async fn deliver(&self, message: Message) -> Admission {
         if self.0.closed.load(Ordering::Acquire) {
             return Admission::Refused(Refusal::Closed);
         }
@@ -89,42 +96,12 @@ impl Local {
         last: &Inbox,
         message: Message,
     ) -> Admission {
-        let (mut reached, mut failed) = (0, Vec::new());
+        let mut answers = Vec::with_capacity(targets.len() + 1);
         for target in &targets {
-            match self.0.put(target, message.clone()).await {
-                Ok(()) => reached += 1,
-                Err(admission) => failed.push(admission),
-            }
+            answers.push(one(self.0.put(target, message.clone()).await));
         }
-        match self.0.put(last, message).await {
-            Ok(()) => reached += 1,
-            Err(admission) => failed.push(admission),
-        }
-        summary(reached, failed)
-    }
-}
-
-/// What several answers come to.
-fn summary(reached: usize, failed: Vec<Admission>) -> Admission {
-    let refused = failed.len();
-    match failed.into_iter().next() {
-        None => Admission::Delivered,
-        Some(first) if reached == 0 => first,
-        Some(Admission::Refused(why)) => Admission::Partial {
-            reached,
-            refused,
-            why,
-        },
-        Some(other) => {
-            let why = Refusal::Invalid {
-                problem: other.to_string().into(),
-            };
-            Admission::Partial {
-                reached,
-                refused,
-                why,
-            }
-        }
+        answers.push(one(self.0.put(last, message).await));
+        together(answers)
     }
 }
 
@@ -248,10 +225,7 @@ impl Transport for Local {
 
 #[cfg(test)]
 mod tests {
-    use volary_kernel::{
-        clock::{ManualClock, SystemClock},
-        id::Tenant,
-    };
+    use volary_kernel::clock::{ManualClock, SystemClock};
 
     use super::*;
     use crate::{
@@ -301,6 +275,33 @@ mod tests {
             (endpoint.recv().await, endpoint.recv().await),
             (Some(sent), None)
         );
+    }
+
+    #[tokio::test]
+    async fn a_closed_endpoint_gives_what_it_has_and_takes_nothing_more() {
+        let bus = local(&Metrics::default());
+        let mut endpoint = bus.open(spec("b")).unwrap();
+        let sent = message("a", "t", "last");
+        bus.send(sent.clone()).await;
+        let closer = endpoint.closer();
+        closer.close();
+        closer.close();
+        assert_eq!(
+            bus.send(message("a", "t", "late")).await,
+            Admission::NoRoute
+        );
+        let again = bus.open(spec("b")).expect("the name is free");
+        assert_eq!(
+            (endpoint.recv().await, endpoint.recv().await),
+            (Some(sent), None)
+        );
+        drop(endpoint);
+        assert_eq!(
+            bus.send(message("a", "t", "next")).await,
+            Admission::Delivered,
+            "the old endpoint's end does not free the new one's name"
+        );
+        drop(again);
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ pub mod conformance;
 mod endpoint;
 mod hooked;
 mod local;
+pub mod tcp;
 
 use std::future::Future;
 
@@ -15,8 +16,16 @@ use volary_kernel::{
     queue::{QueueConfig, WhenFull},
 };
 
-pub use self::{endpoint::Endpoint, hooked::HookedTransport, local::Local};
-use crate::{admission::Admission, message::Message, topic::Topic};
+pub use self::{
+    endpoint::{Closer, Endpoint},
+    hooked::HookedTransport,
+    local::Local,
+};
+use crate::{
+    admission::{Admission, Refusal},
+    message::Message,
+    topic::Topic,
+};
 
 /// Bounds of an endpoint's inbox if nothing is said: 1024 messages or 16 MiB, and the sender is told when it is full.
 pub const DEFAULT_INBOX: QueueConfig = QueueConfig {
@@ -83,9 +92,51 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends one message.
     fn send(&self, message: Message) -> impl Future<Output = Admission> + Send;
 
-    /// Registers a receiver; it is reachable when this returns.
+    /// Registers a receiver; it is reachable from this node when this returns, from others once they have heard of it.
     ///
     /// # Errors
     /// [`EndpointError`].
     fn open(&self, spec: EndpointSpec) -> Result<Endpoint, EndpointError>;
+}
+
+/// What the answers of several inboxes, or groups of inboxes, come to. Where nobody was is left out, unless nobody was
+/// anywhere.
+fn together(answers: impl IntoIterator<Item = Admission>) -> Admission {
+    let (mut reached, mut refused, mut first) = (0, 0, None);
+    for answer in answers {
+        match answer {
+            Admission::NoRoute => {}
+            Admission::Delivered | Admission::Queued | Admission::Sent => reached += 1,
+            Admission::Partial {
+                reached: some,
+                refused: others,
+                why,
+            } => {
+                reached += some;
+                refused += others;
+                first.get_or_insert(Admission::Refused(why));
+            }
+            other @ (Admission::Refused(_) | Admission::Dropped { .. }) => {
+                refused += 1;
+                first.get_or_insert(other);
+            }
+        }
+    }
+    match first {
+        None if reached > 0 => Admission::Delivered,
+        None => Admission::NoRoute,
+        Some(first) if reached == 0 => first,
+        Some(Admission::Refused(why)) => Admission::Partial {
+            reached,
+            refused,
+            why,
+        },
+        Some(other) => Admission::Partial {
+            reached,
+            refused,
+            why: Refusal::Invalid {
+                problem: other.to_string().into(),
+            },
+        },
+    }
 }

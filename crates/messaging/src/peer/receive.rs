@@ -1,0 +1,482 @@
+//! What a peer sends, taken in by one task for each peer: many frames share a commit, answers wait for it.
+//!
+//! ```text
+//! arrived(frame) ─▶ bounded queue ─▶ one batch of what is there ─▶ commit ─▶ answers
+//!     does the peer vouch for the sender?         up to 4 commits on their way, in order
+//! ```
+//! A sender's order holds when a message is turned back for now: until that message comes again, later ones of the same
+//! sender for the same receiver are turned back as well.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use volary_kernel::{
+    clock::{Mono, SharedClock},
+    id::{Name, Tenant},
+    metric::{Counter, Metrics},
+    task::TaskResult,
+};
+use volary_store::{Batch, SharedStore, StoreError};
+
+use super::Beat;
+use crate::{
+    admission::{Admission, FULL_RETRY, Refusal},
+    event::Event,
+    frame::SealedMessage,
+    identity::{AgentId, IdentityRegistry, Voucher},
+    inbox::InboxError,
+    message::Message,
+    metrics::{self, AdmissionCounters},
+    post::{FromPeer, Post, Received},
+    transport::tcp::{Answer, Arrival, Durable},
+};
+
+/// Most frames that wait to be taken in.
+const FRAMES: usize = 256;
+/// Most messages of one commit.
+const MESSAGES: usize = 1024;
+/// Bytes of messages after which a commit takes no further frame.
+const BYTES: usize = 4 << 20;
+/// A message of more bytes than this begins a commit.
+const LARGE: usize = 64 << 10;
+/// Most commits on their way.
+const COMMITS: usize = 4;
+/// How long a message that was turned back for now holds back those behind it, unless it comes again.
+const HOLD: Duration = Duration::from_secs(60);
+/// Most messages whose followers are held back, of one peer.
+const HOLDS: usize = 16_384;
+/// Shortest time between two journal entries about messages that could not be believed.
+const TELL: Duration = Duration::from_secs(60);
+
+/// A frame and who waits for its answers.
+pub(super) struct Job {
+    messages: Vec<(Message, SealedMessage)>,
+    durable: Option<Durable>,
+    reply: oneshot::Sender<Vec<Answer>>,
+}
+
+/// The near end: what a listener calls.
+#[derive(Clone)]
+pub(super) struct Desk {
+    peer: Name,
+    jobs: mpsc::Sender<Job>,
+    identities: IdentityRegistry,
+    unverified: Arc<Unverified>,
+}
+
+/// Counts and tells what could not be believed.
+struct Unverified {
+    peer: Name,
+    counter: Counter,
+    store: SharedStore,
+    clock: SharedClock,
+    told: parking_lot::Mutex<(u64, Option<Mono>)>,
+}
+
+impl Unverified {
+    /// Counts; says it in the journal at most once in a while.
+    async fn tell(&self, count: usize, problem: &str) {
+        self.counter.inc_by(count as u64);
+        let now = self.clock.mono();
+        let count = {
+            let mut told = self.told.lock();
+            told.0 += count as u64;
+            if told.1.is_some_and(|last| now - last < TELL) {
+                return;
+            }
+            told.1 = Some(now);
+            std::mem::take(&mut told.0)
+        };
+        tracing::warn!(peer = %self.peer, count, problem, "messages of a peer were not believed");
+        let mut tx = Batch::new();
+        let event = Event::Unverified {
+            peer: &self.peer,
+            count,
+            problem,
+        };
+        tx.append(event.record());
+        if let Err(error) = self.store.commit(tx).await {
+            tracing::warn!(%error, "that messages were not believed could not be journaled");
+        }
+    }
+}
+
+/// What a receiver stands on.
+#[derive(Clone)]
+pub(super) struct Grounds {
+    pub(super) post: Post,
+    pub(super) store: SharedStore,
+    pub(super) identities: IdentityRegistry,
+    pub(super) clock: SharedClock,
+    pub(super) metrics: Metrics,
+}
+
+/// The far end: what takes in.
+pub(super) struct Receiver {
+    peer: Name,
+    tenants: Vec<Tenant>,
+    grounds: Grounds,
+    jobs: Arc<Mutex<mpsc::Receiver<Job>>>,
+    answers: AdmissionCounters,
+    repeated: Counter,
+}
+
+/// Both ends for one peer.
+pub(super) fn desk(peer: Name, tenants: Vec<Tenant>, grounds: Grounds) -> (Desk, Receiver) {
+    let (sender, jobs) = mpsc::channel(FRAMES);
+    let label = [peer.as_str()];
+    let unverified = Unverified {
+        counter: metrics::peer_unverified(&grounds.metrics).with(&label),
+        peer: peer.clone(),
+        store: grounds.store.clone(),
+        clock: grounds.clock.clone(),
+        told: parking_lot::Mutex::default(),
+    };
+    let desk = Desk {
+        peer: peer.clone(),
+        jobs: sender,
+        identities: grounds.identities.clone(),
+        unverified: Arc::new(unverified),
+    };
+    let receiver = Receiver {
+        answers: AdmissionCounters::of_peer(&grounds.metrics, &peer),
+        repeated: metrics::peer_repeated(&grounds.metrics).with(&label),
+        peer,
+        tenants,
+        grounds,
+        jobs: Arc::new(Mutex::new(jobs)),
+    };
+    (desk, receiver)
+}
+
+impl Desk {
+    /// Takes a verified frame. Its place in line is that of this call, not of the first poll.
+    pub(super) fn arrived(&self, arrival: Arrival) -> BoxFuture<'static, Vec<Answer>> {
+        let Arrival { frame, durable, .. } = arrival;
+        let count = frame.messages().len();
+        let sender = AgentId::of(frame.key());
+        let vouched = self.identities.get(&sender).is_some_and(
+            |known| matches!(&known.voucher, Voucher::Peer(peer) if *peer == self.peer),
+        );
+        if !vouched {
+            let unverified = self.unverified.clone();
+            let problem = format!("peer `{}` does not vouch for sender {sender}", self.peer);
+            return Box::pin(async move {
+                unverified.tell(count, &problem).await;
+                let problem = problem.into();
+                vec![Admission::Refused(Refusal::Invalid { problem }); count]
+            });
+        }
+        if durable
+            .as_ref()
+            .is_some_and(|durable| durable.orders.len() != count)
+        {
+            let problem = "not one number for each message".into();
+            let refused = Admission::Refused(Refusal::Invalid { problem });
+            return Box::pin(std::future::ready(vec![refused; count]));
+        }
+        let (reply, answered) = oneshot::channel();
+        let job = Job {
+            messages: frame.into_sealed(),
+            durable,
+            reply,
+        };
+        let refused = match self.jobs.try_send(job) {
+            Ok(()) => Refusal::Closed,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                let full = Admission::Refused(full(&self.peer));
+                return Box::pin(std::future::ready(vec![full; count]));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return Box::pin(std::future::ready(vec![
+                    Admission::Refused(Refusal::Closed);
+                    count
+                ]));
+            }
+        };
+        // Without an answer nothing is claimed: the sender tries again and gets the first result.
+        Box::pin(async move {
+            let answers = answered.await;
+            answers.unwrap_or_else(|_| vec![Admission::Refused(refused); count])
+        })
+    }
+}
+
+fn full(peer: &Name) -> Refusal {
+    Refusal::Full {
+        what: format!("what waits to be taken in from peer `{peer}`").into(),
+        retry_after: FULL_RETRY,
+    }
+}
+
+/// Messages that were turned back for now, by sender and receiver (`None` stands for all): those behind them wait.
+#[derive(Default)]
+struct Holds {
+    held: HashMap<(AgentId, Option<Name>), BTreeMap<u64, Mono>>,
+    count: usize,
+}
+
+impl Holds {
+    /// Whether a message has to wait for an earlier one.
+    fn stops(&self, sender: AgentId, order: u64, receivers: &[Name], now: Mono) -> bool {
+        let held = |receiver: Option<Name>| {
+            self.held
+                .get(&(sender, receiver))
+                .is_some_and(|held| held.range(..order).any(|(_, until)| *until > now))
+        };
+        held(None)
+            || receivers
+                .iter()
+                .any(|receiver| held(Some(receiver.clone())))
+    }
+
+    /// The message was turned back. Past the bound it holds nothing back: order is then lost, nothing else.
+    fn hold(&mut self, sender: AgentId, order: u64, receivers: Vec<Name>, now: Mono) {
+        let mut places: Vec<_> = receivers.into_iter().map(Some).collect();
+        if places.is_empty() {
+            places.push(None);
+        }
+        for place in places {
+            if self.count < HOLDS {
+                let held = self.held.entry((sender, place)).or_default();
+                self.count += usize::from(held.insert(order, now + HOLD).is_none());
+            }
+        }
+    }
+
+    /// Messages that `done` means were settled.
+    fn release(&mut self, done: impl Fn(AgentId, u64) -> bool) {
+        if self.count == 0 {
+            return;
+        }
+        for ((sender, _), held) in &mut self.held {
+            held.retain(|order, _| !done(*sender, *order));
+        }
+        self.held.retain(|_, held| !held.is_empty());
+        self.count = self.held.values().map(BTreeMap::len).sum();
+    }
+}
+
+/// A frame whose answers are being gathered; they go out when all of them are in, or when nobody is at it any more.
+struct Gathering {
+    answers: parking_lot::Mutex<Vec<Option<Answer>>>,
+    reply: Option<oneshot::Sender<Vec<Answer>>>,
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        let answers = self.answers.get_mut().drain(..);
+        // What nobody settled may come again.
+        let answers = answers.map(|answer| answer.unwrap_or(Admission::Refused(Refusal::Closed)));
+        if let Some(reply) = self.reply.take() {
+            // Who is gone asks again.
+            let _ = reply.send(answers.collect());
+        }
+    }
+}
+
+/// What is being put together for one commit.
+#[derive(Default)]
+struct Draft {
+    tx: Batch,
+    /// Answers that hold once it is committed.
+    answers: Vec<(Arc<Gathering>, usize, Answer)>,
+    bytes: usize,
+}
+
+type Commits = FuturesOrdered<BoxFuture<'static, ()>>;
+
+impl Receiver {
+    /// Takes in until `stop`.
+    ///
+    /// # Errors
+    /// When the store fails: the supervisor begins again after a back-off. Who waits for answers is told to come again.
+    pub(super) async fn run(self: Arc<Self>, beat: Beat, stop: CancellationToken) -> TaskResult {
+        let mut jobs = self.jobs.lock().await;
+        let mut commits = Commits::new();
+        let mut holds = Holds::default();
+        loop {
+            beat.beat();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(()) = commits.next(), if !commits.is_empty() => {}
+                () = beat.turn() => {}
+                job = jobs.recv(), if commits.len() < COMMITS => {
+                    let Some(job) = job else { break };
+                    let mut draft = Draft::default();
+                    self.add(&mut draft, job, &mut commits, &mut holds).await?;
+                    while draft.answers.len() < MESSAGES && draft.bytes < BYTES {
+                        let Ok(job) = jobs.try_recv() else { break };
+                        self.add(&mut draft, job, &mut commits, &mut holds).await?;
+                    }
+                    self.commit(draft, &mut commits);
+                }
+            }
+        }
+        // What was begun is ended, and its senders are told.
+        while commits.next().await.is_some() {
+            beat.beat();
+        }
+        beat.retire();
+        Ok(())
+    }
+
+    /// Adds a frame to `draft`; commits what there is earlier where it must.
+    async fn add(
+        &self,
+        draft: &mut Draft,
+        job: Job,
+        commits: &mut Commits,
+        holds: &mut Holds,
+    ) -> Result<(), InboxError> {
+        let Job {
+            messages,
+            durable,
+            reply,
+        } = job;
+        if let Some(durable) = &durable {
+            let post = &self.grounds.post;
+            post.confirm(&mut draft.tx, &self.peer, durable.low);
+            holds.release(|_, order| order < durable.low);
+        }
+        let gathering = Arc::new(Gathering {
+            answers: parking_lot::Mutex::new(vec![None; messages.len()]),
+            reply: Some(reply),
+        });
+        for (index, (message, sealed)) in messages.into_iter().enumerate() {
+            let bytes = sealed.bytes().len();
+            if bytes > LARGE || draft.bytes > BYTES || draft.answers.len() >= MESSAGES {
+                self.commit(std::mem::take(draft), commits);
+            }
+            let order = durable.as_ref().map(|durable| durable.orders[index]);
+            let taken = self.take(&mut draft.tx, &message, &sealed, order, holds);
+            let (answer, copies) = match taken.await? {
+                Some(taken) => taken,
+                None => {
+                    // The same message twice, close behind each other.
+                    self.commit(std::mem::take(draft), commits);
+                    while commits.next().await.is_some() {}
+                    let again = self.take(&mut draft.tx, &message, &sealed, order, holds);
+                    let again = again.await?;
+                    again.unwrap_or_else(|| (Admission::Refused(full(&self.peer)), 0))
+                }
+            };
+            draft.bytes += bytes * (copies + 2);
+            draft.answers.push((gathering.clone(), index, answer));
+        }
+        Ok(())
+    }
+
+    async fn take(
+        &self,
+        tx: &mut Batch,
+        message: &Message,
+        sealed: &SealedMessage,
+        order: Option<u64>,
+        holds: &mut Holds,
+    ) -> Result<Option<(Admission, usize)>, InboxError> {
+        let (post, sender) = (&self.grounds.post, message.sender().id());
+        let now = self.grounds.clock.mono();
+        if let Some(order) = order
+            && holds.count > 0
+        {
+            let receivers = post.names_here(message);
+            if !holds.stops(sender, order, &receivers, now) {
+                return self
+                    .take_unheld(tx, message, sealed, order.into(), holds)
+                    .await;
+            }
+            holds.hold(sender, order, receivers, now);
+            let waits = Refusal::Full {
+                what: "an earlier message of its sender waits".into(),
+                retry_after: Duration::ZERO,
+            };
+            return Ok(Some((Admission::Refused(waits), 0)));
+        }
+        self.take_unheld(tx, message, sealed, order, holds).await
+    }
+
+    async fn take_unheld(
+        &self,
+        tx: &mut Batch,
+        message: &Message,
+        sealed: &SealedMessage,
+        order: Option<u64>,
+        holds: &mut Holds,
+    ) -> Result<Option<(Admission, usize)>, InboxError> {
+        let (post, sender) = (&self.grounds.post, message.sender().id());
+        let from = FromPeer {
+            peer: &self.peer,
+            tenants: &self.tenants,
+            order,
+        };
+        let (answer, copies) = match post.receive(tx, message.clone(), sealed, &from).await? {
+            Received::Wait => return Ok(None),
+            Received::Answer(answer, copies) => (answer, copies),
+            Received::Again(answer) => {
+                self.repeated.inc();
+                (answer, 0)
+            }
+        };
+        if let Some(order) = order {
+            match &answer {
+                Admission::Refused(why) if why.is_transient() => {
+                    let now = self.grounds.clock.mono();
+                    holds.hold(sender, order, post.names_here(message), now);
+                }
+                _ => holds.release(|held, earlier| held == sender && earlier == order),
+            }
+        }
+        Ok(Some((answer, copies)))
+    }
+
+    /// Commits what was put together; answers when it is durable.
+    fn commit(&self, draft: Draft, commits: &mut Commits) {
+        let Draft { tx, answers, .. } = draft;
+        let (store, peer) = (self.grounds.store.clone(), self.peer.clone());
+        let counters = self.answers.clone();
+        let mut commit: BoxFuture<'static, _> = Box::pin(async move {
+            if tx.is_empty() {
+                return Ok(());
+            }
+            store.commit(tx).await.map(drop)
+        });
+        // Polled at once, so that commits reach the store in this order.
+        let early = (&mut commit).now_or_never();
+        commits.push_back(Box::pin(async move {
+            let committed = match early {
+                Some(committed) => committed,
+                None => commit.await,
+            };
+            let refused = committed.err().map(|error| {
+                tracing::warn!(%peer, %error, "messages of a peer could not be stored");
+                Admission::Refused(refusal_of(&error, answers.len() == 1))
+            });
+            for (gathering, index, answer) in answers {
+                let answer = refused.clone().unwrap_or(answer);
+                counters.count(&answer);
+                gathering.answers.lock()[index] = Some(answer);
+            }
+        }));
+    }
+}
+
+/// What senders are told when nothing of a commit was stored: come again, unless a message is too large even `alone`.
+fn refusal_of(error: &StoreError, alone: bool) -> Refusal {
+    match Refusal::of_store(error) {
+        Some(why @ Refusal::Full { .. }) => why,
+        Some(why @ Refusal::TooLarge { .. }) if alone => why,
+        // Another took the same message in just now, or the store is closing: the next try will find out.
+        _ => Refusal::Full {
+            what: "the store".into(),
+            retry_after: FULL_RETRY,
+        },
+    }
+}

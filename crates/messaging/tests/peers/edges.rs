@@ -1,0 +1,270 @@
+//! What happens at the edges of a peer's life: restored from an older copy, begun anew, silent for long, only ever sending
+//! at most once; and whether a courier that hangs is seen.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::sync::watch;
+use volary_kernel::{clock, clock::SharedClock, ready::Readiness, testing::eventually};
+use volary_messaging::{
+    Admission, SeenConfig,
+    event::message_in,
+    frame::{self, Trust},
+    peer::Wire,
+    transport::tcp::{Answer, Arrival, LinkState, Outgoing},
+};
+use volary_store::{
+    Batch, Committed, Filter, JournalPage, Key, Record, Seq, SharedStore, Store, StoreError, Watch,
+};
+
+use crate::{
+    node::{Node, Setup, Who, memory, text_of},
+    sim::SimClock,
+};
+
+fn sides() -> (Who, Who) {
+    let a = Who::new("a", &[("s1", &[])]);
+    (a, Who::new("b", &[("r1", &["work", "tick"])]))
+}
+
+/// A wire that works at once, to `far` as it is now.
+async fn wire(near: &Who, far: &Node) -> (Wire, watch::Sender<LinkState>) {
+    let reception = far.reception();
+    let (peer, said) = (near.spec(), near.introduction(&far.clock));
+    (reception.introduced)(peer.clone(), said).await.unwrap();
+    let state = watch::Sender::new(LinkState::Connected {
+        since: far.clock.wall(),
+        name: far.who.name.clone(),
+        incarnation: 1,
+        introduction: far.who.introduction(&far.clock),
+    });
+    let send = move |outgoing: Outgoing| -> BoxFuture<'static, _> {
+        let registry = (reception.trust)(&peer);
+        let frame = frame::open(&outgoing.frame, Trust::Registry(&registry)).unwrap();
+        let answers: BoxFuture<'static, Vec<Answer>> = (reception.arrived)(Arrival {
+            peer: peer.clone(),
+            frame,
+            durable: outgoing.durable,
+        });
+        Box::pin(answers.map(Ok))
+    };
+    (Wire::new(send, state.subscribe()), state)
+}
+
+async fn accepted(node: &Node) -> Vec<String> {
+    let rows = node.journal("message.accepted").await;
+    let text = |row: &volary_store::JournalRow| text_of(&message_in(&row.body).unwrap());
+    rows.iter().map(text).collect()
+}
+
+/// Begins to send, and waits until the routes are there.
+async fn connect(near: &Node, far: &Node) -> watch::Sender<LinkState> {
+    let (wire, state) = wire(&near.who, far).await;
+    near.peers
+        .connect(&far.who.name, wire, &near.tasks)
+        .unwrap();
+    while near.peers.status()[0].routes.is_empty() {
+        clock::sleep(Duration::from_millis(1)).await;
+    }
+    state
+}
+
+async fn send(node: &Node, topic: &str, texts: &[&str]) {
+    for text in texts {
+        let posted = node.send(node.message("s1", topic, text)).await;
+        assert!(
+            matches!(posted.admission, Admission::Queued | Admission::Sent),
+            "{posted:?}"
+        );
+    }
+}
+
+async fn settled(node: &Node) {
+    let empty = || {
+        let status = node.peers.status().remove(0);
+        assert_eq!(status.outbox.parked, 0, "{status:?}");
+        status.outbox.ready + status.outbox.delayed + status.outbox.claimed == 0
+    };
+    assert!(eventually(Duration::from_secs(60), empty).await);
+}
+
+/// A node that is restored from a copy, or begun anew under its old name, counts its messages from before what its peer has
+/// been told is settled: they must not be taken for old ones.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_begins_again_with_an_empty_or_older_store_is_still_heard() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
+    for (life, key) in ["same", "same", "other"].into_iter().enumerate() {
+        clock::sleep(Duration::from_secs(5)).await;
+        let mut who = a.clone();
+        if key == "other" {
+            let anew = Who::new("a", &[("s1", &[])]);
+            (who.key, who.agents) = (anew.key, anew.agents);
+        }
+        // Nothing is left of the lives before.
+        let near = Node::start(&who, &b, memory("a", clock.clone()), &Setup::default()).await;
+        let _state = connect(&near, &far).await;
+        let texts = [format!("one {life}"), format!("two {life}")];
+        send(&near, "work", &[&texts[0], &texts[1]]).await;
+        settled(&near).await;
+        assert_eq!(accepted(&far).await[life * 2..], texts);
+        near.crash().await;
+    }
+    far.crash().await;
+}
+
+/// Nobody confirms what is sent once: it is forgotten by number, in memory and in the store.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_sends_at_most_once_is_remembered_within_the_bound() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let mut setup = Setup::default();
+    setup.post.seen = SeenConfig {
+        max_confirmed: 10,
+        ..SeenConfig::default()
+    };
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &setup).await;
+    let near = Node::start(&a, &b, memory("a", clock.clone()), &Setup::default()).await;
+    let _state = connect(&near, &far).await;
+    for number in 0..50 {
+        send(&near, "tick", &[&format!("{number}")]).await;
+        let arrived = || near.peers.status()[0].once.delivered == number + 1;
+        assert!(eventually(Duration::from_secs(5), arrived).await);
+    }
+    let records = far.store.scan("message.seen/", None, 1000).await.unwrap();
+    assert_eq!(records.len(), 10);
+    near.crash().await;
+    far.crash().await;
+}
+
+/// A link that is down changes its word with each attempt; giving up must not begin anew each time.
+#[tokio::test(start_paused = true)]
+async fn what_waits_too_long_is_parked_however_often_the_link_is_tried() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let setup = Setup {
+        give_up: Some(Duration::from_secs(600)),
+        ..Setup::default()
+    };
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
+    let near = Node::start(&a, &b, memory("a", clock.clone()), &setup).await;
+    let state = connect(&near, &far).await;
+    let down = |attempt| LinkState::Connecting {
+        attempt,
+        last_error: Some("nobody there".to_owned()),
+    };
+    state.send_replace(down(0));
+    clock::sleep(Duration::from_millis(10)).await;
+    send(&near, "work", &["late"]).await;
+    for attempt in 1..30 {
+        clock::sleep(Duration::from_secs(30)).await;
+        state.send_replace(down(attempt));
+    }
+    assert_eq!(near.peers.status()[0].outbox.parked, 1);
+    near.crash().await;
+    far.crash().await;
+}
+
+/// A store whose commits end never, from some moment on.
+struct Stuck {
+    inner: SharedStore,
+    stuck: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Store for Stuck {
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        if self.stuck.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        self.inner.commit(batch).await
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.inner.get_many(keys).await
+    }
+
+    async fn scan(
+        &self,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        self.inner.scan(prefix, after, limit).await
+    }
+
+    async fn read(
+        &self,
+        from: Seq,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<JournalPage, StoreError> {
+        self.inner.read(from, filter, limit).await
+    }
+
+    fn watch(&self, prefix: &str) -> Watch {
+        self.inner.watch(prefix)
+    }
+
+    fn head(&self) -> watch::Receiver<Seq> {
+        self.inner.head()
+    }
+
+    fn node(&self) -> &volary_kernel::Name {
+        self.inner.node()
+    }
+
+    fn clock(&self) -> &SharedClock {
+        self.inner.clock()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_courier_that_hangs_is_seen_in_health_and_a_peer_that_is_down_is_not() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let stuck = Arc::new(AtomicBool::new(false));
+    let store: SharedStore = Arc::new(Stuck {
+        inner: memory("a", clock.clone()),
+        stuck: stuck.clone(),
+    });
+    let readiness = Readiness::new(clock.clone());
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
+    far.peers.watched_by(&readiness);
+    let near = Node::start(&a, &b, store, &Setup::default()).await;
+    near.peers.watched_by(&readiness);
+    let state = connect(&near, &far).await;
+    state.send_replace(LinkState::Connecting {
+        attempt: 1,
+        last_error: None,
+    });
+    clock::sleep(Duration::from_secs(600)).await;
+    let report = readiness.health();
+    assert!(report.ok && report.checks.len() == 2, "{report:?}");
+    // It hangs in what its peer says of its agents.
+    stuck.store(true, Ordering::Relaxed);
+    let other = Who::new("b", &[("r2", &["work"])]);
+    state.send_replace(LinkState::Connected {
+        since: clock.wall(),
+        name: b.name.clone(),
+        incarnation: 2,
+        introduction: other.introduction(&clock),
+    });
+    clock::sleep(Duration::from_secs(5)).await;
+    let report = readiness.health();
+    let bad: Vec<_> = report.checks.iter().filter(|check| !check.ok).collect();
+    assert!(
+        bad.len() == 1 && bad[0].name == "peer-courier b",
+        "{report:?}"
+    );
+    near.crash().await;
+    far.crash().await;
+}

@@ -1,0 +1,319 @@
+//! A network made of one random number: delays, cuts, and connections that overtake each other. Time is the paused clock (`start_paused`).
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use volary_kernel::{
+    clock::{self, Clock, Mono, SharedClock, Timestamp},
+    task::{Supervisor, TaskKind},
+};
+use volary_messaging::{
+    Admission, Refusal,
+    frame::{self, Trust},
+    peer::Wire,
+    transport::tcp::{Answer, Arrival, LinkError, LinkState, Outgoing, PeerSpec, Reception},
+};
+use volary_store::{
+    Batch, Committed, Filter, JournalPage, Key, Record, Seq, SharedStore, Store, StoreError, Watch,
+};
+
+/// Numbers that follow from a seed (SplitMix64).
+#[derive(Clone)]
+pub struct Dice(Arc<Mutex<u64>>);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(seed)))
+    }
+
+    pub fn roll(&self) -> u64 {
+        let mut state = self.0.lock();
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&self, limit: u64) -> u64 {
+        self.roll() % limit.max(1)
+    }
+
+    pub fn chance(&self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub async fn pause(&self, micros: u64) {
+        let wait = Duration::from_micros(self.below(micros));
+        if !wait.is_zero() {
+            clock::sleep(wait).await;
+        }
+    }
+}
+
+/// A clock whose wall follows the paused time too, so that two runs read the same.
+pub struct SimClock(tokio::time::Instant);
+
+impl SimClock {
+    pub fn shared() -> SharedClock {
+        Arc::new(Self(tokio::time::Instant::now()))
+    }
+}
+
+impl Clock for SimClock {
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_micros(1_767_225_600_000_000) + self.0.elapsed()
+    }
+
+    fn mono(&self) -> Mono {
+        Mono::from_nanos(1_000_000_000) + self.0.elapsed()
+    }
+}
+
+/// A store whose commits take time, before and after they are there. A life that ends meanwhile does not know.
+pub struct Slow {
+    inner: SharedStore,
+    line: tokio::sync::Mutex<()>,
+    dice: Dice,
+}
+
+impl Slow {
+    pub fn shared(inner: SharedStore, dice: Dice) -> SharedStore {
+        Arc::new(Self {
+            inner,
+            line: tokio::sync::Mutex::new(()),
+            dice,
+        })
+    }
+}
+
+#[async_trait]
+impl Store for Slow {
+    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        let committed = {
+            let _first_come = self.line.lock().await;
+            self.dice.pause(400).await;
+            self.inner.commit(batch).await
+        };
+        self.dice.pause(400).await;
+        committed
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
+        self.inner.get_many(keys).await
+    }
+
+    async fn scan(
+        &self,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        self.inner.scan(prefix, after, limit).await
+    }
+
+    async fn read(
+        &self,
+        from: Seq,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<JournalPage, StoreError> {
+        self.inner.read(from, filter, limit).await
+    }
+
+    fn watch(&self, prefix: &str) -> Watch {
+        self.inner.watch(prefix)
+    }
+
+    fn head(&self) -> watch::Receiver<Seq> {
+        self.inner.head()
+    }
+
+    fn node(&self) -> &volary_kernel::Name {
+        self.inner.node()
+    }
+
+    fn clock(&self) -> &SharedClock {
+        self.inner.clock()
+    }
+}
+
+type Frame = (Outgoing, oneshot::Sender<Vec<Answer>>);
+/// The near end of a connection, and word of its end.
+type Near = (mpsc::UnboundedSender<Frame>, CancellationToken);
+
+/// The far end of the network: who takes frames in, if anybody lives there.
+pub type Far = Arc<Mutex<Option<(PeerSpec, Bytes, Reception, Bytes)>>>;
+
+/// The network between one dialer and one listener.
+pub struct Network {
+    pub dice: Dice,
+    pub tasks: Supervisor,
+    pub far: Far,
+    pub log: Arc<Mutex<Vec<String>>>,
+    current: Arc<Mutex<Option<Near>>>,
+    state: watch::Sender<LinkState>,
+    connections: Mutex<u64>,
+}
+
+const DOWN: LinkState = LinkState::Connecting {
+    attempt: 0,
+    last_error: None,
+};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a network of a test holds what it is given"
+)]
+fn channel() -> (mpsc::UnboundedSender<Frame>, mpsc::UnboundedReceiver<Frame>) {
+    mpsc::unbounded_channel()
+}
+
+impl Network {
+    pub fn new(dice: Dice) -> Self {
+        Self {
+            dice,
+            tasks: Supervisor::new(),
+            far: Arc::default(),
+            log: Arc::default(),
+            current: Arc::default(),
+            state: watch::channel(DOWN).0,
+            connections: Mutex::new(0),
+        }
+    }
+
+    pub fn say(&self, what: impl Into<String>) {
+        self.log.lock().push(what.into());
+    }
+
+    /// What a courier holds.
+    pub fn wire(&self) -> Wire {
+        let current = self.current.clone();
+        let send = move |outgoing: Outgoing| -> futures_util::future::BoxFuture<'static, _> {
+            let current = current.clone();
+            // The place in line is that of the first poll.
+            Box::pin(async move {
+                let connection = current.lock().clone();
+                let Some((connection, end)) = connection else {
+                    return Err(LinkError::NotConnected);
+                };
+                let (reply, answers) = oneshot::channel();
+                connection
+                    .send((outgoing, reply))
+                    .map_err(|_| LinkError::Down)?;
+                let answered = end.run_until_cancelled(answers).await;
+                answered.and_then(Result::ok).ok_or(LinkError::Down)
+            })
+        };
+        Wire::new(send, self.state.subscribe())
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.current.lock().is_some()
+    }
+
+    /// Connects, if there is somebody at the far end.
+    pub async fn connect(&self) {
+        let far = self.far.lock().clone();
+        let Some((dialer, said, reception, theirs)) = far else {
+            return;
+        };
+        if self.is_up() || (reception.introduced)(dialer.clone(), said).await.is_err() {
+            return;
+        }
+        let number = {
+            let mut connections = self.connections.lock();
+            *connections += 1;
+            *connections
+        };
+        self.say(format!("up {number}"));
+        let (sender, frames) = channel();
+        *self.current.lock() = Some((sender, CancellationToken::new()));
+        let log = (number, self.log.clone());
+        let carry = carry(frames, dialer, reception, self.dice.clone(), log);
+        self.tasks
+            .spawn(TaskKind::new("connection").abort(), async move {
+                carry.await;
+                Ok(())
+            });
+        self.state.send_replace(LinkState::Connected {
+            since: Timestamp::default(),
+            name: dialer_name(),
+            incarnation: number,
+            introduction: theirs,
+        });
+    }
+
+    /// Ends the connection: what is on its way may still arrive, answers do not.
+    pub fn cut(&self) {
+        if let Some((_, end)) = self.current.lock().take() {
+            end.cancel();
+            self.say("cut");
+            self.state.send_replace(DOWN);
+        }
+    }
+}
+
+fn dialer_name() -> volary_kernel::Name {
+    "b".parse().unwrap()
+}
+
+/// One connection: frames in order, each after a while; answers in order, each after a while.
+async fn carry(
+    mut frames: mpsc::UnboundedReceiver<Frame>,
+    peer: PeerSpec,
+    reception: Reception,
+    dice: Dice,
+    (number, log): (u64, Arc<Mutex<Vec<String>>>),
+) {
+    let mut answers = FuturesOrdered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = answers.next(), if !answers.is_empty() => {}
+            frame = frames.recv() => {
+                let Some((outgoing, reply)) = frame else { break };
+                // After a cut nobody waits for the answer, and the frame may be lost.
+                if reply.is_closed() && dice.chance(50) {
+                    break;
+                }
+                dice.pause(3_000).await;
+                let registry = (reception.trust)(&peer);
+                let opened = frame::open(&outgoing.frame, Trust::Registry(&registry));
+                let texts: Vec<_> = match &opened {
+                    Ok(frame) => frame.messages().iter().map(crate::node::text_of).collect(),
+                    Err(error) => vec![error.to_string()],
+                };
+                let answered = match opened {
+                    Ok(frame) => (reception.arrived)(Arrival {
+                        peer: peer.clone(),
+                        frame,
+                        durable: outgoing.durable,
+                    }),
+                    Err(error) => {
+                        let problem = error.to_string().into();
+                        let refused = Admission::Refused(Refusal::Invalid { problem });
+                        Box::pin(std::future::ready(vec![refused; outgoing.count]))
+                    }
+                };
+                let dice = dice.clone();
+                let (log, texts) = (log.clone(), texts);
+                log.lock().push(format!("{number} brings {texts:?}"));
+                answers.push_back(async move {
+                    let answered = answered.await;
+                    let words: Vec<_> = answered.iter().map(Admission::label).collect();
+                    log.lock().push(format!("{number} answers {texts:?} {words:?}"));
+                    dice.pause(3_000).await;
+                    // Who cut the connection is gone.
+                    let _ = reply.send(answered);
+                });
+            }
+        }
+    }
+    while answers.next().await.is_some() {}
+}

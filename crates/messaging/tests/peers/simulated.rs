@@ -1,0 +1,303 @@
+//! Random cuts, delays, overtaking connections and crashes of either side, from a seed: no durable message is lost, each is
+//! taken in once and in its sender's order, at-most-once messages are accounted for, and the same seed gives the same log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use volary_kernel::clock;
+use volary_messaging::{Admission, event::message_in, peer::OnceCounts};
+use volary_store::{Batch, SharedStore};
+
+use crate::{
+    node::{Node, Setup, Who, is_full, memory, text_of},
+    sim::{Dice, Network, SimClock, Slow},
+};
+
+const SENDERS: [&str; 2] = ["s1", "s2"];
+const RECEIVERS: [&str; 2] = ["r1", "r2"];
+
+/// What a run came to.
+struct Report {
+    log: Vec<String>,
+    durable: BTreeSet<String>,
+    /// Topic and text of the durable ones, in the order of the receiver's journal.
+    accepted: Vec<(String, String)>,
+    once: OnceCounts,
+    once_sent: BTreeSet<String>,
+    once_accepted: Vec<String>,
+    crashes: u64,
+    cuts: u64,
+}
+
+struct World {
+    dice: Dice,
+    net: Network,
+    a: Option<Node>,
+    b: Option<Node>,
+    who: [Who; 2],
+    setups: [Setup; 2],
+    once: OnceCounts,
+    /// Tallies of the present life that were added up already.
+    crashes: u64,
+    cuts: u64,
+}
+
+impl World {
+    async fn start_a(&mut self, store: SharedStore) {
+        let [a, b] = &self.who;
+        let node = Node::start(a, b, store, &self.setups[0]).await;
+        node.peers
+            .connect(&b.name, self.net.wire(), &node.tasks)
+            .unwrap();
+        self.a = Some(node);
+    }
+
+    async fn start_b(&mut self, store: SharedStore) {
+        let [a, b] = &self.who;
+        let node = Node::start(b, a, store, &self.setups[1]).await;
+        let (said, theirs) = (a.introduction(&node.clock), b.introduction(&node.clock));
+        *self.net.far.lock() = Some((a.spec(), said, node.reception(), theirs));
+        self.b = Some(node);
+    }
+
+    /// At-most-once tallies of a life that has ended are complete.
+    fn add_up(&mut self, counts: OnceCounts) {
+        assert_eq!(
+            counts.offered,
+            counts.delivered + counts.refused + counts.dropped,
+            "{counts:?}"
+        );
+        self.once.offered += counts.offered;
+        self.once.delivered += counts.delivered;
+        self.once.refused += counts.refused;
+        self.once.dropped += counts.dropped;
+    }
+
+    async fn crash_a(&mut self) {
+        self.net.cut();
+        self.net.say("crash a");
+        self.crashes += 1;
+        let (store, peers) = self.a.take().unwrap().crash().await;
+        let counts = peers.status()[0].once;
+        self.add_up(counts);
+        self.start_a(store).await;
+    }
+
+    async fn crash_b(&mut self) {
+        self.net.cut();
+        self.net.say("crash b");
+        self.crashes += 1;
+        *self.net.far.lock() = None;
+        let (store, _) = self.b.take().unwrap().crash().await;
+        self.start_b(store).await;
+    }
+
+    /// The receivers handle what is there: some of it, so that their small inboxes are full now and then.
+    async fn handle(&self, max: usize) {
+        let node = self.b.as_ref().unwrap();
+        for receiver in RECEIVERS {
+            let mailbox = node.mailbox(receiver);
+            let claimed = mailbox.claim("x", max, Duration::ZERO).await.unwrap();
+            let mut tx = Batch::new();
+            for one in &claimed {
+                mailbox.ack(&mut tx, one, 0).unwrap();
+            }
+            node.store.commit(tx).await.unwrap();
+        }
+    }
+}
+
+async fn run(seed: u64, messages: usize) -> Report {
+    let dice = Dice::new(seed);
+    let clock = SimClock::shared();
+    let a = Who::new("a", &[("s1", &[]), ("s2", &[])]);
+    let b = Who::new(
+        "b",
+        &[("r1", &["work", "tick"]), ("r2", &["work2", "tick"])],
+    );
+    let small = Setup {
+        inbox_items: 24,
+        ..Setup::default()
+    };
+    let mut world = World {
+        net: Network::new(dice.clone()),
+        a: None,
+        b: None,
+        who: [a, b],
+        setups: [Setup::default(), small],
+        once: OnceCounts::default(),
+        crashes: 0,
+        cuts: 0,
+        dice: dice.clone(),
+    };
+    let stores = ["a", "b"].map(|name| Slow::shared(memory(name, clock.clone()), dice.clone()));
+    let [at_a, at_b] = stores.clone();
+    world.start_b(at_b).await;
+    world.start_a(at_a).await;
+    // Once together, so that routes are known; they outlive every crash.
+    world.net.connect().await;
+    while world.a.as_ref().unwrap().peers.status()[0]
+        .routes
+        .is_empty()
+    {
+        clock::sleep(Duration::from_millis(1)).await;
+    }
+    let (mut durable, mut once) = (BTreeSet::new(), BTreeSet::new());
+    for number in 0..messages {
+        let sender = SENDERS[usize::try_from(dice.below(2)).unwrap()];
+        let about = ["work", "work", "work2", "tick"][usize::try_from(dice.below(4)).unwrap()];
+        let node = world.a.as_ref().unwrap();
+        let text = format!("{sender}-{number:05}");
+        let posted = node.send(node.message(sender, about, &text)).await;
+        world.net.say(format!("post {text} {about}"));
+        match (about, posted.admission) {
+            ("tick", Admission::Sent) => drop(once.insert(text)),
+            (_, Admission::Queued) => drop(durable.insert(text)),
+            other => panic!("{other:?}"),
+        }
+        mischief(&mut world).await;
+    }
+    heal(&mut world).await;
+    let counts = world.a.as_ref().unwrap().peers.status()[0].once;
+    world.add_up(counts);
+    let node = world.b.as_ref().unwrap();
+    let rows = node.journal("message.accepted").await;
+    let read = |row: &volary_store::JournalRow| message_in(&row.body).unwrap();
+    let (mut accepted, mut once_accepted) = (Vec::new(), Vec::new());
+    for message in rows.iter().map(read) {
+        let text = text_of(&message);
+        world.net.say(format!("accepted {text}"));
+        if message.topics()[0].as_str() == "tick" {
+            once_accepted.push(text);
+        } else {
+            accepted.push((message.topics()[0].to_string(), text));
+        }
+    }
+    let Some(a) = world.a.take() else { panic!() };
+    let Some(b) = world.b.take() else { panic!() };
+    a.crash().await;
+    b.crash().await;
+    world.net.tasks.drain(Duration::ZERO).await;
+    Report {
+        log: std::mem::take(&mut world.net.log.lock()),
+        durable,
+        accepted,
+        once: world.once,
+        once_sent: once,
+        once_accepted,
+        crashes: world.crashes,
+        cuts: world.cuts,
+    }
+}
+
+async fn mischief(world: &mut World) {
+    let dice = world.dice.clone();
+    match dice.below(100) {
+        0..4 => {
+            world.cuts += 1;
+            world.net.cut();
+        }
+        4..7 => world.crash_a().await,
+        7..10 => world.crash_b().await,
+        // A partition.
+        10..12 => {
+            world.net.cut();
+            dice.pause(2_000_000).await;
+        }
+        12..30 => world.handle(8).await,
+        30..50 => dice.pause(5_000).await,
+        _ => {}
+    }
+    if !world.net.is_up() && dice.chance(30) {
+        world.net.connect().await;
+    }
+}
+
+/// Everything works from here on; waits until nothing waits.
+async fn heal(world: &mut World) {
+    for _ in 0..200_000 {
+        world.net.connect().await;
+        world.handle(64).await;
+        clock::sleep(Duration::from_millis(5)).await;
+        let status = world.a.as_ref().unwrap().peers.status().remove(0);
+        let once = status.once;
+        let settled = once.offered == once.delivered + once.refused + once.dropped;
+        let outbox = &status.outbox;
+        assert_eq!(outbox.parked, 0, "{status:?}");
+        if settled && outbox.ready + outbox.delayed + outbox.claimed + outbox.pending == 0 {
+            return;
+        }
+    }
+    panic!("never done: {:?}", world.a.as_ref().unwrap().peers.status());
+}
+
+fn simulate(seed: u64, messages: usize) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(run(seed, messages))
+}
+
+fn check(seed: u64, report: &Report) {
+    let taken: BTreeSet<_> = report
+        .accepted
+        .iter()
+        .map(|(_, text)| text.clone())
+        .collect();
+    assert_eq!(taken, report.durable, "seed {seed}: lost or invented");
+    assert_eq!(
+        report.accepted.len(),
+        taken.len(),
+        "seed {seed}: taken in twice"
+    );
+    let mut last: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    for (about, text) in &report.accepted {
+        let (sender, _) = text.split_once('-').unwrap();
+        let before = last.insert((sender, about), text);
+        assert!(
+            before.is_none_or(|before| before < text.as_str()),
+            "seed {seed}: {before:?} before {text}:\n{}",
+            report.log.join("\n")
+        );
+    }
+    let once: BTreeSet<_> = report.once_accepted.iter().cloned().collect();
+    assert!(once.is_subset(&report.once_sent), "seed {seed}");
+    assert_eq!(report.once_accepted.len(), once.len(), "seed {seed}");
+    assert!(report.once.offered <= report.once_sent.len() as u64);
+    assert!(
+        report.once.delivered <= report.once_accepted.len() as u64,
+        "seed {seed}: claims more than happened: {:?} {}",
+        report.once,
+        report.once_accepted.len()
+    );
+}
+
+#[test]
+fn whatever_the_network_does_durable_messages_arrive_once_and_others_are_accounted_for() {
+    let (seeds, messages) = if is_full() { (500, 1000) } else { (60, 150) };
+    let (mut crashes, mut cuts, mut delivered, mut dropped) = (0, 0, 0, 0);
+    for seed in 1..=seeds {
+        let report = simulate(seed, messages);
+        check(seed, &report);
+        crashes += report.crashes;
+        cuts += report.cuts;
+        delivered += report.once.delivered;
+        dropped += report.once.dropped + report.once.refused;
+    }
+    // The runs were as rough as they claim to be.
+    assert!(crashes > seeds && cuts > seeds / 2, "{crashes} {cuts}");
+    assert!(delivered > 0 && dropped > 0, "{delivered} {dropped}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_log() {
+    for seed in [3, 77] {
+        let (one, two) = (simulate(seed, 200), simulate(seed, 200));
+        assert_eq!(one.log, two.log);
+        assert_ne!(one.log, simulate(seed + 1, 200).log);
+    }
+}
