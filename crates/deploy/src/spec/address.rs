@@ -76,6 +76,36 @@ pub(crate) fn bind(text: &str) -> Result<(), Bad> {
     }
 }
 
+/// `host:port`, both given, as a connection is made to.
+pub(crate) fn dial(text: &str) -> Result<(), Bad> {
+    let wrong = || {
+        bad(format!(
+            "must be a host with a port like node-b.example.org:7400, found `{}`",
+            clip(text)
+        ))
+    };
+    if text
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| address.port() != 0)
+    {
+        return Ok(());
+    }
+    match text.rsplit_once(':') {
+        Some((name, port)) if host(name).is_ok() && parse_port(port).is_ok() => Ok(()),
+        _ => wrong(),
+    }
+}
+
+/// Whether a `host:port` is this machine for certain.
+pub(crate) fn is_loopback(text: &str) -> bool {
+    match text.parse::<SocketAddr>() {
+        Ok(address) => address.ip().is_loopback(),
+        Err(_) => text
+            .rsplit_once(':')
+            .is_some_and(|(name, _)| name == "localhost"),
+    }
+}
+
 pub(crate) fn url_path(text: &str) -> Result<(), Bad> {
     match text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic()) {
         true => Ok(()),
@@ -112,6 +142,38 @@ pub(crate) fn parse_url(text: &str) -> Result<(String, u16, String), Bad> {
         return wrong();
     }
     Ok((name.to_owned(), port, tail.to_owned()))
+}
+
+/// Whether it is `https`, host, port, and path with query, of a URL to post to.
+pub(crate) fn parse_target(text: &str) -> Result<(bool, String, u16, String), Bad> {
+    let wrong = || {
+        bad(format!(
+            "must be a URL like https://example.org/hook without a user, found `{}`",
+            clip(text)
+        ))
+    };
+    let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => return wrong(),
+    };
+    let (authority, tail) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    if authority.contains('@') {
+        return bad("must hold no user and no password: credentials come by reference");
+    }
+    let (name, port) = match authority.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, parse_port(port).map_err(Bad::from)?),
+        _ => (authority, if tls { 443 } else { 80 }),
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    if host(name).is_err()
+        || !tail
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+    {
+        return wrong();
+    }
+    Ok((tls, name.to_owned(), port, tail.to_owned()))
 }
 
 /// `port` or `host:port`; the host is 127.0.0.1 if not given.

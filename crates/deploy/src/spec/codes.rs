@@ -179,6 +179,9 @@ codes! {
     CONTRADICTION = "E0211" "values that contradict each other",
         "Two settings cannot both hold, such as a request above its limit or replicas outside their bounds.",
         "Change one of the two values that the message names.";
+    BAD_KEY = "E0212" "invalid public key",
+        "A peer is known by its Ed25519 public key, 64 hex digits, which `volary identity peer` prints on that node.",
+        "Copy the entry that it prints, whole.";
     NO_BODY = "E0301" "nothing to run",
         "An agent runs exactly one of `command`, `handler`, `image`, or `model` with `instructions`, and this one has none of them.",
         "Add one of them under `spec`.";
@@ -237,6 +240,20 @@ codes! {
     OPEN_BIND = "E0410" "operators' server open to other machines",
         "The address can be reached from other machines, and this build does not encrypt the operators' server.",
         "Bind to 127.0.0.1 and use a tunnel, or start with `--insecure` where the network is trusted.";
+    OPEN_LINK = "E0411" "link without encryption to another machine",
+        "`messaging.insecure` sends messages in the clear and checks nobody, so it is for trying things out within one machine.",
+        "Remove `insecure`, or use addresses of this machine such as 127.0.0.1.";
+    NO_LINK = "E0412" "peer that can never be reached",
+        "A peer without an `address` calls this node, and this node has no `messaging.listen` that it could call.",
+        "Give the peer an `address`, or this node a `listen`.";
+    #[warning]
+    NO_CALLER = "W0413" "nobody may connect",
+        "The node listens for other nodes, but has no `peers`: everybody who calls is turned away.",
+        "Add the peers that `volary identity peer` prints on the other nodes, or remove `listen`.";
+    #[warning]
+    HOOK_ORDER = "W0414" "hooks in an unusual order",
+        "Hooks run in the order of the list. The order that holds for most is validate, rateLimit, enrich, policy, record: what is no proper message should cost no tokens, what is over the limit no work, policy should see what enrich made, and the record what really goes on.",
+        "Put them in that order, unless the other one is meant.";
     SECRET_MISSING = "E0501" "secret not found",
         "A secret that an agent needs is not declared in the fleet, or what its declaration points at does not exist.",
         "Declare it under `spec.secrets` of the fleet.yaml and set the variable or file that the declaration names.";

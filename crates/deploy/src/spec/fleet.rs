@@ -2,15 +2,13 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use volary_kernel::{
-    id::{Name, Tenant},
-    text::format_bytes,
-};
+use volary_kernel::id::{Name, Tenant};
 
 use super::{
     agent::{Override, table, variables},
     codes,
     context::{Cx, Definitions, SecretDef, SecretFrom},
+    messaging,
     model::{
         FilesSource, Initial, MessagingSpec, OpsSpec, QuotaSpec, RetentionSpec, Settle, SourceKind,
         SourceSpec, StoreKind, StoreSpec, WatchMode, defaults,
@@ -123,35 +121,29 @@ pub(crate) fn entries(root: View<'_>, cx: &mut Cx<'_>) -> Vec<Entry> {
 /// The fleet's own settings.
 pub(crate) fn settings(root: View<'_>, cx: &mut Cx<'_>) -> Settings {
     let spec = root.get("spec");
-    let inbox = spec.get("messaging").get("inbox");
     let quota = spec.get("quota").get("maxReplicas");
     let quota_at = if quota.is_present() {
         quota
     } else {
         spec.get("agents")
     };
+    let tenant = spec
+        .get("tenant")
+        .parse(Name::new)
+        .map(Tenant::new)
+        .unwrap_or_default();
+    let ops = ops(spec.get("ops").get("bind"), cx);
     Settings {
         name: root.get("metadata").get("name").parse(Name::new),
-        tenant: spec
-            .get("tenant")
-            .parse(Name::new)
-            .map(Tenant::new)
-            .unwrap_or_default(),
         sources: spec
             .get("sources")
             .pairs()
             .filter_map(|(key, view)| source(&key.text, view, cx))
             .collect(),
-        messaging: MessagingSpec {
-            inbox_items: inbox
-                .get("maxItems")
-                .int()
-                .map_or(defaults::INBOX_ITEMS, u64::from),
-            inbox_bytes: inbox.get("maxBytes").bytes(defaults::INBOX_BYTES),
-            max_payload: max_payload(spec.get("messaging").get("maxPayload"), cx),
-        },
+        messaging: messaging::read(spec.get("messaging"), &tenant, ops.bind, cx),
         store: store(spec.get("store")),
-        ops: ops(spec.get("ops").get("bind"), cx),
+        ops,
+        tenant,
         retention: RetentionSpec {
             max_age: spec
                 .get("retention")
@@ -225,16 +217,6 @@ fn settle(view: View<'_>, cx: &mut Cx<'_>) -> Settle {
         );
     }
     Settle { rest, max_wait }
-}
-
-fn max_payload(view: View<'_>, cx: &mut Cx<'_>) -> u64 {
-    let bytes = view.bytes(defaults::MAX_PAYLOAD);
-    if bytes > defaults::LARGEST_PAYLOAD {
-        let (found, limit) = (format_bytes(bytes), format_bytes(defaults::LARGEST_PAYLOAD));
-        let message = format!("a message of {found} is larger than a message can be ({limit})");
-        cx.report(&codes::OUT_OF_RANGE, view.span(), message);
-    }
-    bytes
 }
 
 fn store(view: View<'_>) -> StoreSpec {

@@ -24,6 +24,7 @@ mod fleet;
 mod hint;
 mod keys;
 mod load;
+mod messaging;
 pub mod model;
 mod order;
 mod port;
@@ -35,6 +36,7 @@ mod shape;
 mod source;
 mod tree;
 mod view;
+mod webhooks;
 
 pub use context::{LoadOptions, Lookup};
 pub use load::{BACKENDS, Loaded, load_fleet};

@@ -4,6 +4,7 @@
 
 use volary_kernel::{
     id::Name,
+    sign::PublicKey,
     text::{parse_bytes, parse_duration},
 };
 
@@ -98,8 +99,13 @@ rules! {
     IP: "an IP address", BAD_ADDRESS, false, "8.8.8.8", address::ip;
     HOST: "a host name or IP address", BAD_ADDRESS, false, "127.0.0.1", address::host;
     HOST_RULE: "a host, `*.domain`, address or network", BAD_ADDRESS, false, "api.openai.com", address::host_rule;
+    DIAL: "a host with a port", BAD_ADDRESS, false, "node-b.example.org:7400", address::dial;
+    PUBLIC_KEY: "a public key", BAD_KEY, true, "43046bfe4092b3e94994eada15dcc20d8aaa07b658fd3954eb8e0efb8bdca5de", public_key;
+    HEADER_NAME: "the name of a header", BAD_NAME, false, "region", header_name;
+    PATTERN: "a name, in which `*` stands for any text", BAD_PATTERN, true, "notes/*", pattern;
     BIND: "an address with a port", BAD_ADDRESS, false, "127.0.0.1:0", address::bind;
     URL: "a URL like http://127.0.0.1:8080/health", BAD_ADDRESS, false, "http://127.0.0.1:8080/health", |text| parse_url(text).map(drop);
+    WEBHOOK_URL: "a URL like https://example.org/hook", BAD_ADDRESS, false, "https://example.org/hook", |text| address::parse_target(text).map(drop);
     HOST_PORT: "a port or host:port", BAD_ADDRESS, true, "5432", |text| parse_host_port(text).map(drop);
     URL_PATH: "a path beginning with /", BAD_ADDRESS, false, "/health", address::url_path;
     CAPABILITY: "a Linux capability", UNKNOWN_VALUE, false, "NET_BIND_SERVICE", |text| capability(text).map(drop);
@@ -275,6 +281,67 @@ fn glob(text: &str) -> Result<(), Bad> {
 
 /// Longest glob, in bytes: as long as the longest path.
 const GLOB_MAX: usize = 4096;
+
+/// A name or topic in which `*` stands for any text, as policies read it.
+fn pattern(text: &str) -> Result<(), Bad> {
+    let wrong = || {
+        bad(format!(
+            "must be a name or topic in which `*` stands for any text, found `{}`",
+            clip(text)
+        ))
+    };
+    if text.is_empty() || text.len() > PATTERN_MAX || text.contains(char::is_whitespace) {
+        return wrong();
+    }
+    let built = globset::GlobBuilder::new(text)
+        .literal_separator(true)
+        .backslash_escape(false)
+        .build();
+    match built {
+        Ok(_) => Ok(()),
+        Err(_) => wrong(),
+    }
+}
+
+/// Longest pattern, in bytes: as policies have it.
+const PATTERN_MAX: usize = 512;
+
+/// The name of a message's header.
+fn header_name(text: &str) -> Result<(), Bad> {
+    let fits =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+    if (1..=HEADER_NAME_MAX).contains(&text.len()) && text.bytes().all(fits) {
+        return Ok(());
+    }
+    bad(format!(
+        "must be the name of a header of a-z, 0-9, `-`, `_` and `.`, found `{}`",
+        clip(text)
+    ))
+}
+
+/// Longest name of a header, in bytes: as messages have it.
+const HEADER_NAME_MAX: usize = 64;
+
+/// An Ed25519 public key in lower-case hex.
+fn public_key(text: &str) -> Result<(), Bad> {
+    let hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if hex && PublicKey::from_hex(text).is_ok() {
+        return Ok(());
+    }
+    let hint = match hex {
+        true => {
+            "the digits are those of no key: copy the entry that `volary identity peer` prints on the other node"
+        }
+        false => "copy the entry that `volary identity peer` prints on the other node",
+    };
+    Err(Bad {
+        message: format!(
+            "must be a public key of 64 hex digits, found `{}`",
+            clip(text)
+        ),
+        hint: Some(hint.to_owned()),
+    })
+}
 
 /// `source:path`.
 fn page(text: &str) -> Result<(), Bad> {

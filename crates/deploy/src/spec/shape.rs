@@ -116,6 +116,7 @@ pub(crate) fn describe(shape: &Shape) -> String {
         Shape::Choice(words) => listing(words, "or"),
         Shape::List(_) => "a list".to_owned(),
         Shape::Map(..) => "a mapping".to_owned(),
+        Shape::Object(table) if table.fields.is_empty() => "`{}`".to_owned(),
         Shape::Object(table) if table.fields.len() <= 5 => {
             let keys: Vec<_> = table.fields.iter().map(|field| field.key).collect();
             format!("a mapping with {}", listing(&keys, "and"))

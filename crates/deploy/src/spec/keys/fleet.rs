@@ -132,32 +132,6 @@ static SOURCE: Table = Table {
 };
 static SOURCE_ITEM: Shape = Object(&SOURCE);
 
-static INBOX: Table = Table {
-    name: "Inbox",
-    doc: "Bounds of every agent's inbox; what is beyond is refused.",
-    fields: &[
-        Field::new("maxItems", Int(1, 10_000_000), "Items. Default 100000."),
-        Field::new(
-            "maxBytes",
-            Text(&rules::BYTES),
-            "Bytes of payload. Default 256MiB.",
-        ),
-    ],
-};
-
-static MESSAGING: Table = Table {
-    name: "Messaging",
-    doc: "Bounds of messaging.",
-    fields: &[
-        Field::new("inbox", Object(&INBOX), "Bounds of every agent's inbox."),
-        Field::new(
-            "maxPayload",
-            Text(&rules::BYTES),
-            "Bytes of payload in one message. Default 1MiB.",
-        ),
-    ],
-};
-
 static STORE: Table = Table {
     name: "Store",
     doc: "Where records are kept.",
@@ -255,7 +229,11 @@ static SPEC: Table = Table {
             Map(&rules::NAME, &SOURCE_ITEM),
             "Where context comes from, by name.",
         ),
-        Field::new("messaging", Object(&MESSAGING), "Bounds of messaging."),
+        Field::new(
+            "messaging",
+            Object(&super::MESSAGING),
+            "Bounds of messaging, hooks, and other nodes.",
+        ),
         Field::new("store", Object(&STORE), "Where records are kept."),
         Field::new("ops", Object(&OPS), "The operators' server."),
         Field::new(

@@ -5,9 +5,9 @@ use std::{net::Ipv4Addr, time::Duration};
 use volary_kernel::retry::Backoff;
 
 use super::{
-    AgentSpec, Body, Capabilities, DeliverySpec, Execution, Isolation, MessagingSpec, Metadata,
-    NetworkMode, NetworkSpec, OpsSpec, QuotaSpec, Resources, Restart, RestartPolicy, RetentionSpec,
-    ScalingSpec, SecuritySpec, Settle, StoreKind, StoreSpec,
+    AgentSpec, Body, Capabilities, DeliverySpec, Execution, HookSpec, Isolation, LinkLimits,
+    MessagingSpec, Metadata, NetworkMode, NetworkSpec, OpsSpec, QuotaSpec, Resources, Restart,
+    RestartPolicy, RetentionSpec, ScalingSpec, SecuritySpec, Settle, StoreKind, StoreSpec,
 };
 
 /// Stdout of one handler run: a thousand actions of 1 KiB.
@@ -53,6 +53,34 @@ pub const MAX_PAYLOAD: u64 = 1 << 20;
 /// The largest `messaging.maxPayload`: what the form of a message has room for. Larger things are stored elsewhere and
 /// referred to.
 pub const LARGEST_PAYLOAD: u64 = 8 << 20;
+/// How far in the future a message may have been sent: clocks differ, but not by more.
+pub const MAX_SKEW: Duration = Duration::from_secs(300);
+/// Senders, and topics, that a rate limit remembers in each direction: about 1.5 MB.
+pub const RATE_KEYS: u32 = 10_000;
+/// Connections from other nodes: a large fleet of fleets.
+pub const LINK_CONNECTIONS: u32 = 256;
+/// Connections of one peer: one, and those it has left behind unnoticed.
+pub const LINK_PER_PEER: u32 = 4;
+/// Connections whose other end is not known yet: strangers cannot use up the others.
+pub const LINK_HANDSHAKING: u32 = 64;
+/// Time to say who it is: some round trips over the worst of networks.
+pub const LINK_HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// Silence of a connection; pings come four times as often.
+pub const LINK_IDLE: Duration = Duration::from_secs(60);
+/// A read or write without progress.
+pub const LINK_STALL: Duration = Duration::from_secs(20);
+/// Bytes of one frame: 64 messages of 64 KiB.
+pub const LINK_FRAME_BYTES: u64 = 4 << 20;
+/// What a frame needs beside the payload of its largest message: names, headers, signature.
+pub const LINK_FRAME_EXTRA: u64 = 64 << 10;
+/// Frames on their way: fills a gigabit over 100 ms with small frames.
+pub const LINK_WINDOW_FRAMES: u32 = 64;
+/// Bytes on their way: four of the largest frames.
+pub const LINK_WINDOW_BYTES: u64 = 16 << 20;
+/// The most bytes of one frame: what its form has room for.
+pub const LINK_FRAME_MOST: u64 = 16 << 20;
+/// The most bytes on their way: memory that one peer may take.
+pub const LINK_WINDOW_MOST: u64 = 256 << 20;
 /// Free disk below which intake stops: room to drain and to shut down in.
 pub const MIN_FREE_DISK: u64 = 64 << 20;
 /// Age of the oldest journal entry: a week's incident can be looked into.
@@ -191,6 +219,29 @@ impl Default for MessagingSpec {
             inbox_items: INBOX_ITEMS,
             inbox_bytes: INBOX_BYTES,
             max_payload: MAX_PAYLOAD,
+            hooks: vec![HookSpec::Validate { max_skew: MAX_SKEW }],
+            listen: None,
+            insecure: false,
+            peers: Vec::new(),
+            at_most_once: Vec::new(),
+            limits: LinkLimits::default(),
+            webhooks: super::WebhooksSpec::default(),
+        }
+    }
+}
+
+impl Default for LinkLimits {
+    fn default() -> Self {
+        Self {
+            connections: LINK_CONNECTIONS,
+            per_peer: LINK_PER_PEER,
+            handshaking: LINK_HANDSHAKING,
+            handshake_time: LINK_HANDSHAKE_TIME,
+            idle: LINK_IDLE,
+            stall: LINK_STALL,
+            frame_bytes: LINK_FRAME_BYTES,
+            window_frames: LINK_WINDOW_FRAMES,
+            window_bytes: LINK_WINDOW_BYTES,
         }
     }
 }

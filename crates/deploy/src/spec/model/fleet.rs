@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use serde::Serialize;
 use volary_kernel::id::{Name, Tenant};
 
-use super::{AgentSpec, text};
+use super::{AgentSpec, MessagingSpec, text};
 
 /// Everything a node needs to know to run a fleet.
 #[derive(Debug, Clone, Serialize)]
@@ -23,7 +23,7 @@ pub struct FleetSpec {
     pub agents: Vec<AgentSpec>,
     /// Where context comes from.
     pub sources: BTreeMap<Name, SourceSpec>,
-    /// Bounds of the agents' inboxes.
+    /// Inboxes, hooks, and the links to other nodes.
     pub messaging: MessagingSpec,
     /// Where records are kept.
     pub store: StoreSpec,
@@ -122,18 +122,6 @@ pub struct Settle {
     /// The longest a page that keeps changing is held back.
     #[serde(serialize_with = "text::duration")]
     pub max_wait: Duration,
-}
-
-/// Bounds of every agent's inbox and message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MessagingSpec {
-    /// Items one inbox holds; a further one is refused.
-    pub inbox_items: u64,
-    /// Bytes of payload one inbox holds; a further item is refused.
-    pub inbox_bytes: u64,
-    /// Bytes of payload one message may have.
-    pub max_payload: u64,
 }
 
 /// Where records are kept.

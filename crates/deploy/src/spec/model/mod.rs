@@ -10,8 +10,10 @@ mod delivery;
 mod environment;
 mod fleet;
 mod health;
+mod messaging;
 mod place;
 mod text;
+mod webhooks;
 
 pub use agent::{
     AgentSpec, Body, CommandBody, Execution, HandlerBody, ImageBody, Isolation, Language, Metadata,
@@ -21,13 +23,18 @@ pub use agent::{Restart, RestartPolicy, SpecDigest};
 pub use delivery::{ChangeKind, DeliverySpec, OutputSpec, SubscriptionSpec};
 pub use environment::{EnvValue, EnvVar, SecretSpec, SecretTarget};
 pub use fleet::{
-    FilesSource, FleetSpec, Initial, MessagingSpec, OpsSpec, QuotaSpec, RetentionSpec, Settle,
-    SourceKind, SourceSpec,
+    FilesSource, FleetSpec, Initial, OpsSpec, QuotaSpec, RetentionSpec, Settle, SourceKind,
+    SourceSpec,
 };
 pub use fleet::{StoreKind, StoreSpec, WatchMode};
 pub use health::{HealthCheck, Probe};
+pub use messaging::{
+    BucketSpec, Effect, EnrichSpec, HookSpec, LinkLimits, MessagingSpec, PeerSpec, PolicyRule,
+    RateLimitSpec, Way,
+};
 pub use place::{
     AutoscaleSpec, Capabilities, NetworkMode, NetworkSpec, PortSpec, Protocol, ResourceSet,
     Resources,
 };
 pub use place::{ScalingSpec, SecuritySpec, ServiceSpec, VolumeSource, VolumeSpec};
+pub use webhooks::{BreakerSpec, EmitSpec, InboundSpec, OutboundSpec, ProfileKind, WebhooksSpec};
