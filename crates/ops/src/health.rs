@@ -14,6 +14,14 @@ fn document(
     bad: HealthStatus,
     redactor: &Redactor,
 ) -> HealthDocument {
+    HealthDocument {
+        status: if report.ok { good } else { bad },
+        checks: views(report, redactor),
+    }
+}
+
+/// The checks of a report as they are shown.
+pub(crate) fn views(report: Report, redactor: &Redactor) -> Vec<CheckView> {
     let checks = report.checks.into_iter().map(|check| CheckView {
         name: check.name,
         ok: check.ok,
@@ -22,10 +30,7 @@ fn document(
             .map(|reason| redactor.redact(&reason).into_owned()),
         last_beat_seconds: check.last_beat_seconds,
     });
-    HealthDocument {
-        status: if report.ok { good } else { bad },
-        checks: checks.collect(),
-    }
+    checks.collect()
 }
 
 fn answer(document: HealthDocument) -> (StatusCode, HealthDocument) {

@@ -41,7 +41,8 @@ pub use self::{
     principal::{LinkPeer, Operator, Principal, Stopping},
     section::{Route, Section, Surface},
     server::{
-        DEFAULT_DRAIN, Exposure, Limits, MetricsAccess, OpsConfig, OpsHandle, OpsParts, OpsServer,
-        SOCKET_PATH_MAX, SocketConfig, TcpConfig,
+        DEFAULT_CHECK, DEFAULT_DRAIN, Exposure, Limits, MetricsAccess, OpsConfig, OpsHandle,
+        OpsParts, OpsServer, ProbeFn, ProbeParts, ProbeServer, RunningProbes, SOCKET_PATH_MAX,
+        SocketConfig, TcpConfig,
     },
 };

@@ -109,7 +109,7 @@ fn operation(
         "operationId": operation_id(route),
         "tags": [section],
         "summary": route.summary,
-        "security": [{scheme: []}],
+        "security": if route.open.is_some() { json!([]) } else { json!([{scheme: []}]) },
         "responses": {
             "200": {"description": "Done", "content": content},
             "default": {"description": "Refused or failed", "content": {"application/json": {"schema": error}}},

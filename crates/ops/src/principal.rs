@@ -26,6 +26,8 @@ pub enum Principal {
     Operator,
     /// One replica, by its link token.
     Link(LinkPeer),
+    /// Somebody without a token, on a route that proves its callers itself ([`crate::Route::open`]).
+    Stranger,
 }
 
 /// Extractor for routes of the operator API.
@@ -68,7 +70,7 @@ impl<S: Sync> FromRequestParts<S> for Operator {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Principal::from_request_parts(parts, state).await? {
             Principal::Operator => Ok(Self),
-            Principal::Link(_) => Err(ApiError::new(
+            Principal::Link(_) | Principal::Stranger => Err(ApiError::new(
                 code::TOKEN_KIND,
                 "this route is for operators",
             )),
@@ -81,7 +83,9 @@ impl<S: Sync> FromRequestParts<S> for LinkPeer {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Principal::from_request_parts(parts, state).await? {
             Principal::Link(peer) => Ok(peer),
-            Principal::Operator => Err(ApiError::new(code::TOKEN_KIND, "this route is for agents")),
+            Principal::Operator | Principal::Stranger => {
+                Err(ApiError::new(code::TOKEN_KIND, "this route is for agents"))
+            }
         }
     }
 }

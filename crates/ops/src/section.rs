@@ -79,6 +79,8 @@ pub struct Route {
     pub(crate) body: Option<SchemaOf>,
     pub(crate) query: Option<SchemaOf>,
     pub(crate) reply: Reply,
+    /// For a route that proves its callers itself: most bytes of a body.
+    pub(crate) open: Option<usize>,
 }
 
 impl Route {
@@ -94,6 +96,7 @@ impl Route {
             body: None,
             query: None,
             reply: Reply::Unsaid,
+            open: None,
         }
     }
 
@@ -122,6 +125,30 @@ impl Route {
     pub fn link(mut self) -> Self {
         self.surface = Surface::Link;
         self
+    }
+
+    /// Opened without a token, for callers that have none and whom the handler itself makes prove who they are, from the
+    /// bytes of the body; such as webhooks. All of them together have no more requests open than one replica may.
+    ///
+    /// `body_bytes` is all that is read of a body. A route of the operator API only; elsewhere it says nothing.
+    #[must_use]
+    pub fn open(mut self, body_bytes: usize) -> Self {
+        self.open = Some(body_bytes);
+        self
+    }
+
+    /// Whether a request is for this route, as far as method and path tell.
+    pub(crate) fn fits(&self, method: &Method, path: &str) -> bool {
+        let (mut own, mut asked) = (self.path.split('/'), path.split('/'));
+        *method == self.method
+            && loop {
+                match (own.next(), asked.next()) {
+                    (None, None) => break true,
+                    (Some(own), Some(part)) if own == part => {}
+                    (Some(own), Some(part)) if own.starts_with('{') && !part.is_empty() => {}
+                    _ => break false,
+                }
+            }
     }
 
     /// What it does, in a line.

@@ -183,3 +183,38 @@ async fn a_declared_secret_leaves_in_no_answer() {
         assert!(!answer.contains("canary-4711"), "{answer}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_route_takes_strangers_small_bodies_and_nothing_else_opens_with_it() {
+    let ops = start(|_| {});
+    let post = |path: &str, body: &str, more: &str| {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{more}\r\n{body}"
+        );
+        raw(ops.address(), &request)
+    };
+    let answer = post("/v1/knock/a", "who's there", "");
+    assert!(answer.ends_with("Stranger 11"), "{answer}");
+    // Whoever shows a token is a stranger there, too: the route asks for other proof.
+    let token = format!(
+        "Authorization: Bearer {}\r\n",
+        ops.handle.operator_token().expose()
+    );
+    let answer = post("/v1/knock/a", "", &token);
+    assert!(answer.ends_with("Stranger 0"), "{answer}");
+    assert_eq!(status(&post("/v1/knock/a", &"x".repeat(65), "")), 413);
+    for path in [
+        "/v1/knock",
+        "/v1/knock/",
+        "/v1/knock/a/b",
+        "/v1/knock/../echo",
+        "/v1/echo",
+    ] {
+        assert_eq!(status(&post(path, "", "")), 401, "{path}");
+    }
+    assert_eq!(status(&raw(ops.address(), &get("/v1/knock/a", &[]))), 401);
+    let socket = ops.handle.socket().unwrap();
+    let knock = "POST /v1/knock/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(status(&raw_unix(socket, knock)), 401);
+}

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use volary_kernel::{Name, Tenant, TraceId};
+use volary_kernel::{Tenant, TraceId};
 
-use super::{DurationText, Target, decode_payload, message::target, payload::present};
+use super::{DurationText, Send, payload::present};
 use crate::ApiError;
 
 /// Query of `GET /v1/inbox`.
@@ -123,62 +122,10 @@ impl AckRequest {
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Send a message.
-    Send(SendAction),
+    Send(Send),
     /// Put a report into the journal.
     #[schemars(with = "serde_json::Value")]
     Report(Box<RawValue>),
-}
-
-/// A message to send with the acknowledgement. It belongs to the trace of the item.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SendAction {
-    /// Topic whose subscribers get it. Exactly one of `topic` and `to`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub topic: Option<String>,
-    /// Agent that gets it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub to: Option<Name>,
-    /// Payload as JSON. Exactly one of `payload` and `payload_base64`.
-    #[serde(
-        default,
-        deserialize_with = "present",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[schemars(with = "Option<serde_json::Value>")]
-    pub payload: Option<Box<RawValue>>,
-    /// Payload as base64.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload_base64: Option<String>,
-    /// Media type; see [`super::SendRequest::content_type`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub content_type: Option<String>,
-    /// Headers for the receiver.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
-}
-
-impl SendAction {
-    /// Whom the message is for.
-    ///
-    /// # Errors
-    /// 400 unless exactly one of `topic` and `to` is given.
-    pub fn target(&self) -> Result<Target, ApiError> {
-        target(self.topic.as_deref(), self.to.as_ref())
-    }
-
-    /// `(content type, bytes)` of the payload.
-    ///
-    /// # Errors
-    /// 400 as [`decode_payload`].
-    pub fn content(&self) -> Result<(String, Bytes), ApiError> {
-        decode_payload(
-            self.payload.as_deref(),
-            self.payload_base64.as_deref(),
-            self.content_type.as_deref(),
-        )
-    }
 }
 
 /// The answer to an [`AckRequest`].

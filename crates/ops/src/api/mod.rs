@@ -7,11 +7,14 @@
 mod event;
 mod fleet;
 mod health;
+mod identity;
 mod inbox;
 mod message;
 mod parked;
 mod payload;
+mod pool;
 mod replay;
+mod task;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -26,14 +29,30 @@ pub use self::{
         PortView, ReplicaView, SourceView,
     },
     health::{CheckView, HealthDocument, HealthStatus},
+    identity::{
+        AcceptRequest, IdentityList, IdentityStatus, IdentityView, NodeIdentity, OnceView,
+        PeerList, PeerView, RotateReply, RotateRequest,
+    },
     inbox::{
         AckReply, AckRequest, Action, InboxItem, InboxQuery, InboxReply, ItemKind, NackReply,
-        NackRequest, SendAction,
+        NackRequest,
     },
-    message::{Admission, Outcome, SendReply, SendRequest, Target},
+    message::{
+        Admission, Outcome, SENDS_MAX, Send, SendMany, SendManyReply, SendReply, SendRequest,
+        Target,
+    },
     parked::{ParkedItem, ParkedList, ParkedQuery, ParkedView, RetryReply},
     payload::{JSON, OCTETS, decode_payload, encode_payload},
-    replay::{ReplayDirection, ReplayMessage, ReplayPlan, ReplayQuery, ReplayUnreadable},
+    pool::{CreatePool, JoinPool, PoolList, PoolReply, PoolView},
+    replay::{
+        ReplayDifference, ReplayDirection, ReplayDivergence, ReplayMessage, ReplayPlan,
+        ReplayQuery, ReplayReply, ReplayRequest, ReplayUnreadable, VerifyReply, VerifyRequest,
+    },
+    task::{
+        CancelReply, CancelRequest, ClaimReply, ClaimRequest, FailReply, FailRequest, RenewReply,
+        RenewRequest, ReportReply, ReportRequest, SubmitReply, SubmitRequest, TaskClaimView,
+        TaskList, TaskView, TaskWaitQuery, TaskWaitReply, TasksQuery,
+    },
 };
 
 /// The longest `wait` of a long poll. Longer waits are refused: ask again instead.

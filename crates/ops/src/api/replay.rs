@@ -1,4 +1,4 @@
-//! What a replay would feed again: `GET /v1/replay`. Planned only: nothing is delivered.
+//! Replay: `GET /v1/replay` plans, `POST /v1/replay` feeds one agent's inbox, `POST /v1/replay/verify` compares.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,13 +27,113 @@ pub struct ReplayQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub from: Option<Timestamp>,
-    /// Only accepted before this time.
+    /// Only accepted at or before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub to: Option<Timestamp>,
     /// Only journal entries at or after this one: where a plan that was too long goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_seq: Option<u64>,
+    /// Only journal entries at or before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_seq: Option<u64>,
+    /// Plan at most this many messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+    /// Read this imported archive instead of the node's own journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+}
+
+/// Body of `POST /v1/replay`: puts recorded messages into an agent's inbox, marked as replayed, under their own ids and
+/// idempotency keys. Of an entry that several agents received, one message is fed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayRequest {
+    /// Which messages. `max` bounds one call: 256 if it is not set, and at most that.
+    pub query: ReplayQuery,
+    /// The agent that gets them.
+    #[schemars(with = "String")]
+    pub into: Name,
+}
+
+/// What was fed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayReply {
+    /// Messages that are in the inbox now.
+    pub fed: u64,
+    /// The entry of the last one.
+    pub last: Option<u64>,
+    /// Where to go on (`from_seq`) if there is more, or after a stop.
+    pub next: Option<u64>,
+    /// Why it stopped before its end, if it did: mend that and go on at `next`.
+    pub stopped: Option<String>,
+    /// Whether the same call can work later by itself: the inbox is full.
+    #[serde(default)]
+    pub retry: bool,
+}
+
+/// Body of `POST /v1/replay/verify`: runs a handler agent on recorded deliveries again, carries nothing out, and compares
+/// what it asks for with what it asked for then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// The agent.
+    #[schemars(with = "String")]
+    pub agent: Name,
+    /// Which deliveries: tenant, trace, and time and place of their acknowledgement. `max` bounds one call: 16 if it is not
+    /// set, and at most that.
+    #[serde(default)]
+    pub query: ReplayQuery,
+}
+
+/// What a verification found so far.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VerifyReply {
+    /// Deliveries that were fed and compared.
+    pub checked: u64,
+    /// Actions that were the same.
+    pub same: u64,
+    /// Deliveries that could not be compared.
+    pub skipped: Vec<ReplayUnreadable>,
+    /// The first difference.
+    pub divergence: Option<ReplayDivergence>,
+    /// Where to go on (`from_seq`) if there is more.
+    pub next: Option<u64>,
+}
+
+/// Where an agent did something else than it did then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayDivergence {
+    /// The entry of the acknowledgement.
+    pub seq: u64,
+    /// The delivery.
+    #[schemars(with = "Option<String>")]
+    pub delivery: Option<Uid>,
+    /// Its trace.
+    #[schemars(with = "String")]
+    pub trace: TraceId,
+    /// Which action of the delivery, from 1.
+    pub action: u64,
+    /// What was done then; nothing if there was no such action.
+    pub expected: Option<serde_json::Value>,
+    /// What is done now.
+    pub actual: Option<serde_json::Value>,
+    /// What is different about it.
+    pub differences: Vec<ReplayDifference>,
+    /// How the run failed, if it did.
+    pub failure: Option<String>,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayDifference {
+    /// The field, or the place inside the payload.
+    pub at: String,
+    /// What it was.
+    pub expected: String,
+    /// What it is.
+    pub actual: String,
 }
 
 /// Which way a message went, seen from the agent.
@@ -88,6 +188,12 @@ pub struct ReplayMessage {
     pub trace: TraceId,
     /// Bytes of its payload.
     pub bytes: u64,
+    /// The key under which it was delivered.
+    #[serde(default)]
+    pub idempotency_key: String,
+    /// Whether it carries a seal that proves it alone.
+    #[serde(default)]
+    pub sealed: bool,
 }
 
 /// An entry that should hold a message and cannot be read.

@@ -2,7 +2,8 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use hyper::{server::conn::http1, service::service_fn};
+use axum::http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -11,16 +12,31 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use volary_kernel::{
-    clock,
+    SharedClock, clock,
     task::{Supervisor, TaskKind},
 };
 
 use super::{
     activity::look_every,
-    front::{Entrance, Front},
+    body::OpsBody,
+    config::Limits,
+    front::Entrance,
     io::{Watched, WatchedIo},
 };
-use crate::section::Surface;
+use crate::{metrics::OpsMetrics, section::Surface};
+
+/// What answers the requests of a connection.
+pub(super) trait Answering: Send + Sync + 'static {
+    fn limits(&self) -> &Limits;
+    fn metrics(&self) -> &OpsMetrics;
+    fn clock(&self) -> &SharedClock;
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        entrance: Entrance,
+        watched: &Watched,
+    ) -> impl Future<Output = Response<OpsBody>> + Send;
+}
 
 /// Most bytes of a request's head.
 const HEAD_BYTES: usize = 32 << 10;
@@ -61,17 +77,17 @@ impl Listener {
 
 /// Accepts until the tasks are cancelled. Past the bound, a few spare connections are still told about health, and
 /// whoever comes after them is turned away.
-pub(super) async fn accept(listener: Listener, front: Arc<Front>, tasks: Supervisor) {
+pub(super) async fn accept<A: Answering>(listener: Listener, front: Arc<A>, tasks: Supervisor) {
     let surface = listener.surface();
-    let regular = Arc::new(Semaphore::new(front.limits.connections));
-    let spare = Arc::new(Semaphore::new(front.limits.spare_connections));
+    let regular = Arc::new(Semaphore::new(front.limits().connections));
+    let spare = Arc::new(Semaphore::new(front.limits().spare_connections));
     let stop = tasks.token();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (stream, local) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 front
-                    .metrics
+                    .metrics()
                     .closed
                     .with(&[surface.as_str(), "accept_failed"])
                     .inc();
@@ -91,7 +107,7 @@ pub(super) async fn accept(listener: Listener, front: Arc<Front>, tasks: Supervi
                 .map(|permit| (permit, true))
         }) else {
             front
-                .metrics
+                .metrics()
                 .closed
                 .with(&[surface.as_str(), "too_many"])
                 .inc();
@@ -110,30 +126,30 @@ pub(super) async fn accept(listener: Listener, front: Arc<Front>, tasks: Supervi
     }
 }
 
-async fn serve(
+async fn serve<A: Answering>(
     stream: Box<dyn Stream>,
     entrance: Entrance,
-    front: Arc<Front>,
+    front: Arc<A>,
     _permit: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) {
     let surface = entrance.surface.as_str();
-    let open = front.metrics.connections.with(&[surface]);
+    let open = front.metrics().connections.with(&[surface]);
     open.inc();
     if let Some(reason) = drive(stream, entrance, &front, stop).await {
-        front.metrics.closed.with(&[surface, reason]).inc();
+        front.metrics().closed.with(&[surface, reason]).inc();
     }
     open.dec();
 }
 
 /// Serves until the client goes, the connection is overdue (the reason is returned), or the server stops.
-async fn drive(
+async fn drive<A: Answering>(
     stream: Box<dyn Stream>,
     entrance: Entrance,
-    front: &Arc<Front>,
+    front: &Arc<A>,
     stop: CancellationToken,
 ) -> Option<&'static str> {
-    let watched = Watched::new(front.clock.clone());
+    let watched = Watched::new(front.clock().clone());
     let service = {
         let (front, watched) = (front.clone(), watched.clone());
         service_fn(move |request| {
@@ -153,9 +169,9 @@ async fn drive(
     );
     let mut connection = std::pin::pin!(connection);
     let limits = if entrance.spare {
-        front.limits.spare()
+        front.limits().spare()
     } else {
-        front.limits
+        *front.limits()
     };
     let look = look_every(&limits);
     let mut stopping = false;

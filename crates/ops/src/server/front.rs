@@ -22,13 +22,15 @@ use volary_kernel::{
 use super::{
     body::{Content, OpsBody},
     config::{Limits, MetricsAccess},
+    conn::Answering,
     forward::{Forward, Held},
     io::Watched,
     peers::Peers,
 };
 use crate::{
-    ApiError, Principal, Stopping, TokenTable, auth, code, health, host, metrics::OpsMetrics,
-    section::Surface,
+    ApiError, Principal, Stopping, TokenTable, auth, code, health, host,
+    metrics::OpsMetrics,
+    section::{Route, Surface},
 };
 
 /// All that answering needs; one for both listeners.
@@ -46,6 +48,8 @@ pub(super) struct Front {
     pub(super) forward: Forward,
     pub(super) clock: SharedClock,
     pub(super) stopping: CancellationToken,
+    /// Routes of the operator API that take strangers.
+    pub(super) open: Vec<Route>,
 }
 
 /// Where a connection came in.
@@ -60,9 +64,20 @@ pub(super) struct Entrance {
 
 type Answer = Response<OpsBody>;
 
-impl Front {
-    /// Answers one request.
-    pub(super) async fn answer(
+impl Answering for Front {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn metrics(&self) -> &OpsMetrics {
+        &self.metrics
+    }
+
+    fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    async fn answer(
         &self,
         request: Request<Incoming>,
         entrance: Entrance,
@@ -95,7 +110,9 @@ impl Front {
         }
         response
     }
+}
 
+impl Front {
     async fn respond(
         &self,
         request: Request<Incoming>,
@@ -111,12 +128,19 @@ impl Front {
                 "all connections are taken; only /health and /ready answer here",
             ));
         }
-        let principal = self.authenticate(&request, entrance.surface)?;
+        let open = self.open_to_all(&request, entrance.surface);
+        let principal = match open {
+            Some(_) => Principal::Stranger,
+            None => self.authenticate(&request, entrance.surface)?,
+        };
         if request.uri().path() == METRICS && entrance.surface == Surface::Operator {
             return self.scrape(&request);
         }
         let slot = self.peers.enter(&principal)?;
-        let (mut request, body) = self.take_body(request).await?;
+        let limit = open.map_or(self.limits.body_bytes, |limit| {
+            limit.min(self.limits.body_bytes)
+        });
+        let (mut request, body) = self.take_body(request, limit).await?;
         *request.uri_mut() = auth::strip_token(request.uri());
         request.headers_mut().remove(header::AUTHORIZATION);
         request.extensions_mut().insert(principal);
@@ -225,6 +249,16 @@ impl Front {
         )
     }
 
+    /// Most bytes of the body, if the request is for a route that takes strangers.
+    fn open_to_all(&self, request: &Request<Incoming>, surface: Surface) -> Option<usize> {
+        let path = request.uri().path();
+        let mut routes = self.open.iter();
+        let route = routes.find(|route| route.fits(request.method(), path));
+        route
+            .filter(|_| surface == Surface::Operator)
+            .and_then(|route| route.open)
+    }
+
     fn refused(&self, surface: Surface, reason: &str) {
         self.metrics
             .refusals
@@ -237,8 +271,8 @@ impl Front {
     async fn take_body(
         &self,
         request: Request<Incoming>,
+        limit: usize,
     ) -> Result<(Request<Body>, OwnedSemaphorePermit), ApiError> {
-        let limit = self.limits.body_bytes;
         let (head, body) = request.into_parts();
         let said = hyper::body::Body::size_hint(&body).exact();
         let too_large = || {
@@ -288,7 +322,7 @@ const METRICS: &str = "/metrics";
 pub(super) const OWN_PATHS: [&str; 3] = [HEALTH, READY, METRICS];
 
 /// On every answer: nothing is to be kept, guessed at or referred from.
-const FIXED_HEADERS: [(HeaderName, &str); 3] = [
+pub(super) const FIXED_HEADERS: [(HeaderName, &str); 3] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),

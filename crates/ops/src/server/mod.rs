@@ -19,6 +19,7 @@ mod io;
 mod listen;
 mod own;
 mod peers;
+mod probes;
 mod routes;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -37,9 +38,10 @@ use volary_store::SharedStore;
 pub use self::{
     config::{DEFAULT_DRAIN, Exposure, Limits, MetricsAccess, OpsConfig, SocketConfig, TcpConfig},
     listen::SOCKET_PATH_MAX,
+    probes::{DEFAULT_CHECK, ProbeFn, ProbeParts, ProbeServer, RunningProbes},
 };
 use self::{
-    conn::Listener,
+    conn::{Answering, Listener},
     forward::{Backstage, Job},
     front::Front,
     listen::SocketFile,
@@ -176,6 +178,7 @@ impl OpsServer {
             forward,
             clock: parts.clock,
             stopping: stopping.clone(),
+            open: routes::open(&mounted),
         });
         let (unix, socket) = socket.unzip();
         let tcp = tcp.map(|(listener, _)| StdListener::Tcp(listener));
@@ -268,8 +271,8 @@ fn all_sections(
 }
 
 /// The ops thread.
-fn serve(
-    front: Arc<Front>,
+fn serve<A: Answering>(
+    front: Arc<A>,
     listeners: Vec<StdListener>,
     stop: CancellationToken,
     drain: Duration,
@@ -302,7 +305,10 @@ fn serve(
         };
         let report = connections.drain(drain).await;
         broken.map_or(Ok(report), |reason| Err(std::io::Error::other(reason)))
-    })?;
+    });
+    // A check that hangs does not hold the thread.
+    runtime.shutdown_background();
+    let report = report?;
     let _nobody_waits = done.send(report);
     Ok(())
 }

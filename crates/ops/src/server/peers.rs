@@ -40,6 +40,7 @@ impl Peers {
         let (who, most) = match principal {
             Principal::Operator => ("the operator", self.operator),
             Principal::Link(peer) => (peer.replica.as_str(), self.replica),
+            Principal::Stranger => ("everybody without a token", self.replica),
         };
         let mut open = self.open.lock();
         let count = open.entry(principal.clone()).or_insert(0);

@@ -99,6 +99,15 @@ pub(super) fn routers(mounted: &[Mounted]) -> Routers {
     }
 }
 
+/// The routes of the operator API that take strangers.
+pub(super) fn open(mounted: &[Mounted]) -> Vec<Route> {
+    let routes = mounted.iter().map(|mounted| &mounted.route);
+    routes
+        .filter(|route| route.open.is_some() && route.surface == Surface::Operator)
+        .cloned()
+        .collect()
+}
+
 /// The OpenAPI document of all routes.
 pub(super) fn document(version: &str, mounted: &[Mounted]) -> Bytes {
     let routes: Vec<Documented<'_>> = mounted

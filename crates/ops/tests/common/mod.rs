@@ -261,6 +261,10 @@ async fn uri(uri: axum::http::Uri, headers: axum::http::HeaderMap) -> String {
     format!("{uri} {headers:?}")
 }
 
+async fn knock(who: Principal, body: Bytes) -> String {
+    format!("{who:?} {}", body.len())
+}
+
 impl Section for TestSection {
     fn name(&self) -> &'static str {
         "test"
@@ -281,6 +285,7 @@ impl Section for TestSection {
                 .link()
                 .takes::<Echo>()
                 .gives::<Echo>(),
+            Route::post("/v1/knock/{id}", knock).open(64),
             Route::get("/v1/boom", boom),
             Route::get("/v1/flood", flood).streams("application/octet-stream"),
             Route::get("/v1/broken", broken).streams("text/plain"),
