@@ -3,7 +3,9 @@
 //! A rule is a function from the [`tree::Tree`] to findings; each has a test beside it that shows it can fail.
 //! The few exceptions are constants in the rule's file, with their reason.
 
+mod alerts;
 mod arrows;
+mod conformance;
 mod dependencies;
 mod docs;
 mod facts;
@@ -23,7 +25,9 @@ type Rule = fn(&Tree) -> Vec<Finding>;
 
 /// Every rule, by name.
 const RULES: &[(&str, Rule)] = &[
+    ("alerts", alerts::check),
     ("arrows", arrows::check),
+    ("conformance", conformance::check),
     ("decisions", docs::decisions),
     ("dependencies", dependencies::check),
     ("hygiene", hygiene::check),
