@@ -17,12 +17,16 @@ use volary_kernel::{
     secret::{Redactor, Secret},
 };
 use volary_messaging::{
-    Identity, Sender, Topic,
+    Identity, Topic,
     inbox::{InboxSpec, Inboxes},
 };
 use volary_ops::{LinkPeer, TokenTable};
 
-use crate::{core::Speaker, error::NodeError, state::StateDir};
+use crate::{
+    core::{Speaker, Voice},
+    error::NodeError,
+    state::StateDir,
+};
 
 /// Added to a handler's timeout before its claim lapses: time to kill it and to commit what it asked for.
 const CLAIM_MARGIN: std::time::Duration = std::time::Duration::from_secs(30);
@@ -71,7 +75,7 @@ pub(crate) fn speaker(
     inboxes: &Inboxes,
 ) -> Result<Speaker, NodeError> {
     let identity = Identity::load_or_generate(&state.agent_key(agent.name.as_str()))?;
-    let sender = Sender::new(identity.id(), agent.name.clone(), agent.tenant.clone());
+    let voice = Voice::new(identity, agent.name.clone(), agent.tenant.clone());
     let topic = |topic: &String| {
         Topic::new(topic)
             .map_err(|error| NodeError::Fleet(format!("agent `{}`: {error}", agent.name)))
@@ -95,8 +99,7 @@ pub(crate) fn speaker(
     });
     Ok(Speaker {
         mailbox: mailbox.map_err(|error| NodeError::Fleet(error.to_string()))?,
-        sender,
-        identity,
+        voice,
     })
 }
 

@@ -1,7 +1,11 @@
 //! The one wiring function: every part of a node, made in the order in which they need each other. Nothing here runs;
 //! [`crate::node`] starts and stops what was built.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -15,17 +19,20 @@ use volary_deploy::{
         Backend, ReplicaId,
         process::{ProcessBackend, ProcessConfig, Shared},
     },
-    spec::model::{self, AgentSpec, Body, SourceKind, SourceSpec, StoreKind},
+    spec::model::{self, AgentSpec, Body, FleetSpec, SourceKind, SourceSpec, StoreKind},
     supervise,
 };
 use volary_kernel::{
     Name, Tenant, clock, metric::Metrics, ready::Readiness, secret::Redactor, task::Supervisor,
 };
 use volary_messaging::{
-    Identity, Sender,
-    hook::MessageLimits,
+    Identity, Topic,
+    discovery::Discovery,
     inbox::Inboxes,
+    pool::PoolManager,
     post::{Post, PostConfig},
+    replay::Imports,
+    task::{TaskConfig, TaskManager},
 };
 use volary_ops::{
     Exposure, Limits, OpsConfig, OpsParts, OpsServer, Signals, SocketConfig, TcpConfig, TokenTable,
@@ -37,14 +44,17 @@ use volary_store::{
 
 use crate::{
     agents::{self, Surroundings},
-    bridge::{dispatch, handler::HandlerAgent, settle::Settler},
+    bridge::{dispatch, handler::HandlerAgent, settle::Settler, task::TaskWork},
     claims::Claims,
     config::NodeConfig,
-    core::{Core, Speaker},
+    core::{Core, Speaker, Voice},
     error::NodeError,
+    hooks::{self, HookParts},
+    neighbours::{self, Neighbours},
     pulse::{self, Pulse},
     section,
     state::{self, NodeLock, StateDir},
+    webhook::{self, Webhooks},
 };
 
 /// The name under which operators send.
@@ -73,6 +83,10 @@ pub(crate) struct Tasks {
     pub context: Supervisor,
     /// Handler workers.
     pub work: Supervisor,
+    /// What sends to peers, and takes from them.
+    pub couriers: Supervisor,
+    /// Links to peers, and the listener for them.
+    pub links: Supervisor,
     /// Replicas.
     pub replicas: Supervisor,
     /// The backend's own.
@@ -87,7 +101,7 @@ pub(crate) struct Tasks {
 pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
     let tasks = Tasks::default();
     let ground = ground(&config).await?;
-    let mail = mail(&config, &ground).await?;
+    let mail = mail(&config, &ground, &tasks).await?;
     let run = run(&config, &ground, &mail, &tasks).await?;
     let context = context(&config, &ground, &mail, &tasks)?;
     let sources = config
@@ -105,9 +119,11 @@ pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
         },
         ..TcpConfig::default()
     };
-    let operator = Name::new(OPERATOR).expect("the constant keeps the rules of names");
     let core = Arc::new(Core {
-        operator: Sender::new(ground.key.id(), operator, config.fleet.tenant.clone()),
+        operator: mail.operator,
+        neighbours: mail.neighbours,
+        webhooks: mail.webhooks,
+        state: ground.state.clone(),
         started_at: config.clock.wall(),
         fleet: config.fleet,
         clock: config.clock,
@@ -117,14 +133,24 @@ pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
         inboxes: mail.inboxes,
         settler: mail.settler,
         agents: mail.speakers,
+        tasks: mail.tasks,
+        pools: mail.pools,
+        discovery: mail.discovery,
         backend: run.backend,
         replicas: run.replicas,
         context,
         claims: Mutex::new(Claims::default()),
+        handlers: run
+            .handlers
+            .iter()
+            .map(|(handler, _)| (handler.mailbox.name().clone(), handler.clone()))
+            .collect(),
+        imports: Imports::new(ground.state.imports()),
         stop_within: Mutex::default(),
         shutdown: tasks.base.clone(),
         stopping: CancellationToken::new(),
     });
+    core.introduce()?;
     let ops = ops(&core, &ground, run.links, ops_bind)?;
     let Ground {
         state,
@@ -169,8 +195,10 @@ async fn ground(config: &NodeConfig) -> Result<Ground, NodeError> {
     state.sweep()?;
     let redactor = Redactor::default();
     agents::declare_secrets(&config.fleet.agents, &redactor)?;
+    webhook::declare_secrets(&config.fleet, &redactor)?;
     let key = Identity::load_or_generate(&state.node_key())?;
-    let (store, database) = open_store(config, &state, &key).await?;
+    let journal = Identity::load(&state.journal_key())?;
+    let (store, database) = open_store(config, &state, &journal).await?;
     let readiness = Readiness::new(config.clock.clone());
     let (store, pulse) = pulse::watched(store, &readiness);
     Ok(Ground {
@@ -192,9 +220,58 @@ struct Mail {
     inboxes: Inboxes,
     settler: Settler,
     speakers: BTreeMap<Name, Speaker>,
+    tasks: TaskManager,
+    pools: PoolManager,
+    discovery: Discovery,
+    operator: Voice,
+    neighbours: Neighbours,
+    webhooks: Webhooks,
 }
 
-async fn mail(config: &NodeConfig, ground: &Ground) -> Result<Mail, NodeError> {
+/// What carries messages through the fleet's hooks, and out of attempts.
+async fn settler(
+    config: &NodeConfig,
+    ground: &Ground,
+    (inboxes, neighbours): (&Inboxes, &Neighbours),
+    tasks: &Tasks,
+) -> Result<Settler, NodeError> {
+    let Ground {
+        store,
+        redactor,
+        metrics,
+        ..
+    } = ground;
+    let parts = HookParts {
+        store,
+        clock: &config.clock,
+        redactor,
+        metrics,
+        tasks: &tasks.base,
+    };
+    let messaging = &config.fleet.messaging;
+    let post = PostConfig {
+        limits: hooks::limits(messaging),
+        hooks: hooks::hooks(messaging, &parts)?,
+        secrets: redactor.clone(),
+        remote: neighbours.any().then(|| neighbours.peers.routes()),
+        ..PostConfig::default()
+    };
+    let post = Post::open(
+        inboxes.clone(),
+        store.clone(),
+        post,
+        config.clock.clone(),
+        metrics,
+    );
+    Ok(Settler {
+        post: post.await?,
+        store: store.clone(),
+        clock: config.clock.clone(),
+        redactor: redactor.clone(),
+    })
+}
+
+async fn mail(config: &NodeConfig, ground: &Ground, tasks: &Tasks) -> Result<Mail, NodeError> {
     tracing::debug!("opening the inboxes");
     let Ground {
         store,
@@ -208,39 +285,78 @@ async fn mail(config: &NodeConfig, ground: &Ground) -> Result<Mail, NodeError> {
         redactor.clone(),
         metrics,
     );
-    let limits = MessageLimits {
-        max_payload: usize::try_from(config.fleet.messaging.max_payload).unwrap_or(usize::MAX),
-        ..MessageLimits::default()
-    };
-    let post = PostConfig {
-        limits,
-        secrets: redactor.clone(),
-        ..PostConfig::default()
-    };
-    let post = Post::open(
-        inboxes.clone(),
-        store.clone(),
-        post,
-        config.clock.clone(),
+    let parts = neighbours::Ground {
+        store,
+        queues: &ground.queues,
+        clock: &config.clock,
         metrics,
-    )
-    .await?;
-    let settler = Settler {
-        post,
-        store: store.clone(),
-        clock: config.clock.clone(),
-        redactor: redactor.clone(),
+        me: &ground.key,
     };
+    let neighbours = Neighbours::open(&config.fleet, &parts).await?;
+    let settler = settler(config, ground, (&inboxes, &neighbours), tasks).await?;
     let mut speakers = BTreeMap::new();
     for agent in &config.fleet.agents {
         let speaker = agents::speaker(agent, &config.fleet.messaging, &ground.state, &inboxes)?;
+        neighbours.enter(&speaker.voice).await?;
         speakers.insert(agent.name.clone(), speaker);
     }
+    let operator = operator(&config.fleet, ground.key.clone(), neighbours.any());
+    if neighbours.any() {
+        neighbours.enter(&operator).await?;
+    }
+    let tasks = TaskManager::open(
+        ground.queues.clone(),
+        store.clone(),
+        TaskConfig::default(),
+        redactor.clone(),
+        metrics,
+    )
+    .await?;
+    let pools = PoolManager::open(store.clone(), Some(inboxes.clone()), metrics).await?;
+    let member_of =
+        |spec: &AgentSpec, pool: &Name| ((spec.tenant.clone(), pool.clone()), spec.name.clone());
+    let mut wanted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for spec in &config.fleet.agents {
+        for (pool, agent) in spec.pools.iter().map(|pool| member_of(spec, pool)) {
+            wanted.entry(pool).or_default().insert(agent);
+        }
+    }
+    pools
+        .follow_manifests(&wanted, operator.sender().name())
+        .await?;
+    let parts = webhook::Parts {
+        inboxes: &inboxes,
+        post: &settler.post,
+        store,
+        clock: &config.clock,
+        metrics,
+        key: &ground.key,
+        tasks: &tasks,
+    };
+    let webhooks = Webhooks::open(&config.fleet, &parts)?;
     Ok(Mail {
+        tasks,
+        pools,
+        discovery: Discovery::open(store.clone()).await?,
+        operator,
+        neighbours,
+        webhooks,
         inboxes,
         settler,
         speakers,
     })
+}
+
+/// As whom operators send. Among peers, by the fleet's name too: each of them has an operator.
+fn operator(fleet: &FleetSpec, key: Identity, among_peers: bool) -> Voice {
+    let full = Name::new(format!("{OPERATOR}.{}", fleet.name));
+    let name = match full {
+        Ok(full) if among_peers => Ok(full),
+        Err(_) if among_peers => Name::new(format!("{OPERATOR}.{}", &key.id().to_string()[..16])),
+        _ => Name::new(OPERATOR),
+    };
+    let name = name.expect("the constant, alone or with hex digits, keeps the rules of names");
+    Voice::new(key, name, fleet.tenant.clone())
 }
 
 /// A handler agent and its workers.
@@ -334,11 +450,21 @@ fn handler(
     let ids = workers.iter().map(|(id, _)| id.clone()).collect();
     let shared = HandlerAgent {
         mailbox: speaker.mailbox.clone(),
-        sender: speaker.sender.clone(),
+        voice: speaker.voice.clone(),
         settler: mail.settler.clone(),
         backend: Arc::new(around.backend.clone()),
         programs: workers.into_iter().collect(),
         timeout: agent.delivery.timeout,
+        tasks: (!agent.pools.is_empty()).then(|| TaskWork {
+            tasks: mail.tasks.clone(),
+            pools: mail.pools.clone(),
+            clock: mail.settler.clock.clone(),
+            topics: agent
+                .topics
+                .iter()
+                .filter_map(|topic| Topic::new(topic).ok())
+                .collect(),
+        }),
         max_output: usize::try_from(body.max_output).unwrap_or(usize::MAX),
     };
     Ok(Some((Arc::new(shared), ids)))

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 use volary_context::{Dispatcher, dispatch::SourceStatus};
 use volary_deploy::{
@@ -10,19 +10,32 @@ use volary_deploy::{
     spec::model::{AgentSpec, FleetSpec},
     supervise::{Handle, ReplicaStatus},
 };
-use volary_kernel::{Name, SharedClock, Timestamp, ready::Readiness, task::Supervisor};
+use volary_kernel::{Name, SharedClock, Tenant, Timestamp, ready::Readiness, task::Supervisor};
 use volary_messaging::{
     Identity, Sender,
+    discovery::Discovery,
     inbox::{Inboxes, Mailbox},
+    pool::PoolManager,
+    replay::Imports,
+    task::TaskManager,
 };
 use volary_ops::{ApiError, LinkPeer, api::ReplicaView};
 use volary_store::{SharedStore, queue::Queues};
 
-use crate::{bridge::settle::Settler, claims::Claims, section::replica_view};
+use crate::{
+    bridge::{handler::HandlerAgent, settle::Settler},
+    claims::Claims,
+    error::NodeError,
+    neighbours::{Neighbours, Said},
+    section::replica_view,
+    state::StateDir,
+    webhook::Webhooks,
+};
 
 /// The shared parts. Everything in it is a cheap handle.
 pub(crate) struct Core {
     pub fleet: FleetSpec,
+    pub state: StateDir,
     pub started_at: Timestamp,
     pub clock: SharedClock,
     pub readiness: Readiness,
@@ -31,12 +44,23 @@ pub(crate) struct Core {
     pub inboxes: Inboxes,
     pub settler: Settler,
     /// The operator as a sender of messages.
-    pub operator: Sender,
+    pub operator: Voice,
+    /// Other nodes.
+    pub neighbours: Neighbours,
+    /// Other systems.
+    pub webhooks: Webhooks,
     pub agents: BTreeMap<Name, Speaker>,
+    pub tasks: TaskManager,
+    pub pools: PoolManager,
+    pub discovery: Discovery,
     pub backend: Arc<dyn Backend>,
     pub replicas: Handle,
     pub context: Dispatcher,
     pub claims: Mutex<Claims>,
+    /// Handler agents, for replays that verify.
+    pub handlers: BTreeMap<Name, Arc<HandlerAgent>>,
+    /// Archives of other journals.
+    pub imports: Imports,
     /// How long whoever asked for the stop lets it take.
     pub stop_within: Mutex<Option<Duration>>,
     /// Asks the whole node to stop.
@@ -48,9 +72,34 @@ pub(crate) struct Core {
 /// An agent as messaging knows it.
 pub(crate) struct Speaker {
     pub mailbox: Mailbox,
-    pub sender: Sender,
-    #[expect(dead_code, reason = "held for sealing at export and on the wire")]
-    pub identity: Identity,
+    pub voice: Voice,
+}
+
+/// As whom somebody speaks. Clones share it, and follow at once when the key is replaced.
+#[derive(Clone)]
+pub(crate) struct Voice(Arc<RwLock<(Identity, Sender)>>);
+
+impl Voice {
+    pub(crate) fn new(identity: Identity, name: Name, tenant: Tenant) -> Self {
+        let sender = Sender::new(identity.id(), name, tenant);
+        Self(Arc::new(RwLock::new((identity, sender))))
+    }
+
+    pub(crate) fn sender(&self) -> Sender {
+        self.0.read().1.clone()
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.0.read().0.clone()
+    }
+
+    /// Goes on with another key.
+    pub(crate) fn replace(&self, identity: Identity) {
+        let mut voice = self.0.write();
+        let (name, tenant) = (voice.1.name().clone(), voice.1.tenant().clone());
+        let sender = Sender::new(identity.id(), name, tenant);
+        *voice = (identity, sender);
+    }
 }
 
 impl Core {
@@ -62,6 +111,18 @@ impl Core {
         let unknown =
             || ApiError::not_found(format!("agent `{}` is not in this fleet", peer.agent));
         self.agents.get(&peer.agent).ok_or_else(unknown)
+    }
+
+    /// Says to peers anew who our agents are.
+    ///
+    /// # Errors
+    /// When there are more agents or topics than can be said.
+    pub(crate) fn introduce(&self) -> Result<(), NodeError> {
+        let said = self.fleet.agents.iter().filter_map(|spec| {
+            let voice = &self.agents.get(&spec.name)?.voice;
+            Some(Said { spec, voice })
+        });
+        self.neighbours.introduce(said, &self.operator)
     }
 
     /// Forgets lapsed claims when it is getting tight; says how many more can be held.

@@ -5,7 +5,14 @@ use std::path::PathBuf;
 use volary_context::dispatch::MapError;
 use volary_deploy::backend::BackendError;
 use volary_kernel::secret::SecretError;
-use volary_messaging::identity::KeyFileError;
+use volary_messaging::{
+    discovery::DiscoveryError,
+    identity::{KeyFileError, RegistryError},
+    peer::PeerError,
+    pool::PoolError,
+    task::TaskError,
+    transport::tcp::TcpError,
+};
 use volary_ops::OpsError;
 use volary_store::{StoreError, queue::QueueError};
 
@@ -37,9 +44,27 @@ pub enum NodeError {
     /// The queues in it cannot be read.
     #[error("queues: {0}")]
     Queue(#[from] QueueError),
+    /// Tasks cannot be read.
+    #[error("tasks: {0}")]
+    Task(#[from] TaskError),
+    /// Pools cannot be read or follow the manifests.
+    #[error("pools: {0}")]
+    Pool(#[from] PoolError),
+    /// Registrations cannot be read.
+    #[error("discovery: {0}")]
+    Discovery(#[from] DiscoveryError),
     /// A key file cannot be used.
     #[error("identity: {0}")]
     Identity(#[from] KeyFileError),
+    /// The known identities cannot be changed.
+    #[error("identities: {0}")]
+    Registry(#[from] RegistryError),
+    /// Peers cannot be had.
+    #[error("peers: {0}")]
+    Peers(#[from] PeerError),
+    /// Peers cannot be listened for.
+    #[error("messaging.listen: {0}")]
+    Listen(#[from] TcpError),
     /// The ops server cannot start.
     #[error(transparent)]
     Ops(#[from] OpsError),
@@ -139,9 +164,19 @@ codes! {
         "`volary journal verify` tells whether the store is damaged";
     SHOWN = "V7013", BadData, "a secret stands where everybody can read it",
         "let the program read the secret from the file that `spec.secrets` gives it";
+    PEERS = "V7014", Failure, "the peers cannot be had",
+        "see the message; `volary identity list` shows who is known, `volary journal verify` whether the store is damaged";
+    LISTEN = "V7015", Unavailable, "peers cannot be listened for",
+        "choose another address with `messaging.listen`, or stop the program that has it";
     NO_ROOM = "V7101", RetryLater, "an inbox, the store or the disk has no room",
         "intake goes on by itself when there is room: make room on the disk, or let agents work off what waits";
     WAITERS = "V7102", RetryLater, "too many callers wait for outcomes", "wait for fewer outcomes at once";
+    LIMITED = "V7103", RetryLater, "too many messages in too short a time",
+        "wait as long as Retry-After says; the limits are those of `messaging.hooks` in fleet.yaml";
+    NOT_ALLOWED = "V7104", Failure, "an agent asked for what it may not do",
+        "a claim is settled by the agent that holds it; a pool is joined by who is on its list or shows its token";
+    ARCHIVE = "V7110", BadData, "an imported archive is not what was imported",
+        "import it again with `volary journal import FILE`";
 }
 
 impl NodeError {
@@ -154,8 +189,11 @@ impl NodeError {
             Self::Store(StoreError::Corrupt { .. }) => CORRUPT,
             Self::Store(StoreError::Full { .. }) => FULL,
             Self::Store(_) => STORE,
-            Self::Queue(_) => QUEUE,
+            Self::Queue(_) | Self::Task(_) | Self::Pool(_) | Self::Discovery(_) => QUEUE,
             Self::Identity(_) => IDENTITY,
+            Self::Registry(RegistryError::Store(_)) | Self::Peers(PeerError::Store(_)) => STORE,
+            Self::Registry(_) | Self::Peers(_) => PEERS,
+            Self::Listen(_) => LISTEN,
             Self::Ops(error) => {
                 let code = error.code();
                 NodeCode {

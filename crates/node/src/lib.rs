@@ -10,10 +10,15 @@ mod claims;
 mod config;
 mod core;
 mod error;
+mod hooks;
+mod key_files;
+mod neighbours;
 mod node;
 mod pulse;
+mod runtime_ops;
 mod section;
 mod state;
+mod webhook;
 
 pub use volary_context as context;
 pub use volary_deploy as deploy;
@@ -25,7 +30,9 @@ pub use volary_store as store;
 pub use self::{
     config::NodeConfig,
     error::{CODES, ErrorClass, NodeCode, NodeError},
+    key_files::KeyFiles,
     node::{DEFAULT_STOP, Node, StopReport},
+    runtime_ops::{RuntimeOpsError, RuntimeOpsServer},
     state::{NodeCard, StateDir},
 };
 

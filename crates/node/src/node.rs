@@ -1,8 +1,9 @@
 //! A running node: what is started in which order, and how it stops.
 //!
 //! ```text
-//! start:  queues ─▶ ops ─▶ journal bridges ─▶ replicas ─▶ handlers ─▶ sources
-//! stop:   not ready ─▶ sources ─▶ handlers finish ─▶ replicas, dependents first ─▶ ops ─▶ queues ─▶ store
+//! start:  queues ─▶ ops ─▶ links ─▶ journal bridges ─▶ replicas ─▶ handlers ─▶ sources
+//! stop:   not ready ─▶ listener ─▶ sources ─▶ handlers finish ─▶ replicas, dependents first ─▶ couriers ─▶ links
+//!         ─▶ ops ─▶ queues ─▶ store
 //! ```
 //! The link API stays up until the replicas are gone, so that they can acknowledge what they finish. What is not
 //! finished in time is killed; it was never acknowledged, so it comes again after the next start.
@@ -22,12 +23,14 @@ use volary_ops::{OpsHandle, api::ReplicaView};
 use volary_store::{Batch, Entry, SharedStore, SqliteStore};
 
 use crate::{
-    bridge::{handler, lifecycle},
+    bridge::{directory, handler, lifecycle},
     build::{self, Built, Tasks},
     config::NodeConfig,
     core::Core,
     error::NodeError,
+    neighbours::{self, Neighbours},
     state::{NodeCard, NodeLock, StateDir},
+    webhook,
 };
 
 /// Longest silence of a loop of the node before `/health` says so.
@@ -122,6 +125,12 @@ impl Node {
         )
         .await?;
 
+        let post = &core.settler.post;
+        core.neighbours
+            .start(post, &core.readiness, (&tasks.couriers, &tasks.links))
+            .await?;
+        node.watch_links().await?;
+
         let beat = core.readiness.heartbeat("replica-journal", LOOP_SILENCE);
         let record = lifecycle::record(
             core.replicas.subscribe(),
@@ -148,6 +157,11 @@ impl Node {
                 node.spawn_worker(&agent, index, replica);
             }
         }
+        node.spawn_sinks();
+        let directory = directory::run(node.core.clone(), node.tasks.replicas.token());
+        node.tasks
+            .replicas
+            .spawn(TaskKind::new("directory"), directory);
         for source in sources {
             let place = build::place(&node.core.fleet.tenant);
             node.core
@@ -157,6 +171,42 @@ impl Node {
         }
         node.watch_readiness(replicas_ready);
         Ok(node)
+    }
+
+    /// Says what waits for peers that are not in the manifest any more: nothing carries it, until they are there again.
+    async fn tell_stranded(&self) -> Result<(), NodeError> {
+        for (queue, items) in self.core.queues.unopened() {
+            let Some(peer) = queue.strip_prefix("outbox/") else {
+                continue;
+            };
+            tracing::warn!(
+                peer,
+                items,
+                "messages wait for a peer that is not in messaging.peers any more: they go out once it is there again"
+            );
+            self.journal("peer.stranded", json!({"peer": peer, "items": items}))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The workers that post to other systems.
+    fn spawn_sinks(&self) {
+        for outbox in &self.core.webhooks.sinks {
+            for index in 0..outbox.workers {
+                let (outbox, readiness, stop) = (
+                    outbox.clone(),
+                    self.core.readiness.clone(),
+                    self.tasks.work.token(),
+                );
+                let name = format!("webhook {} {index}", outbox.name);
+                let kind = TaskKind::new("webhook").restart(Backoff::default());
+                self.tasks.work.spawn_restarting(kind, move || {
+                    let beat = readiness.heartbeat(name.clone(), LOOP_SILENCE);
+                    webhook::work(outbox.clone(), name.clone(), beat, stop.clone())
+                });
+            }
+        }
     }
 
     fn spawn_worker(
@@ -176,6 +226,24 @@ impl Node {
             let beat = readiness.heartbeat(name.clone(), LOOP_SILENCE);
             handler::work(agent.clone(), replica.clone(), beat, stop.clone())
         });
+    }
+
+    /// Beats for the loops that send to peers and take from them, as long as none of them has died; and says anew who
+    /// our agents are before that runs out.
+    async fn watch_links(&self) -> Result<(), NodeError> {
+        self.tell_stranded().await?;
+        if !self.core.neighbours.any() {
+            return Ok(());
+        }
+        let (core, base) = (self.core.clone(), &self.tasks.base);
+        base.spawn(
+            TaskKind::new("introduction"),
+            Neighbours::renew(move || core.introduce(), base.token()),
+        );
+        let beat = self.core.readiness.heartbeat("links", LOOP_SILENCE);
+        let loops = neighbours::Loops::of([&self.tasks.couriers, &self.tasks.links]);
+        base.spawn(TaskKind::new("link-pulse"), loops.run(beat, base.token()));
+        Ok(())
     }
 
     /// Keeps the latch `replicas`: ready once every replica is.
@@ -268,12 +336,14 @@ impl Node {
         let Tasks {
             context,
             work,
+            couriers,
+            links,
             replicas,
             backend,
             ops,
             base,
         } = &self.tasks;
-        let all = [context, work, replicas, backend, ops, base]
+        let all = [context, work, couriers, links, replicas, backend, ops, base]
             .map(|tasks| Box::pin(tasks.shutdown_requested()));
         futures_util::future::select_all(all).await.0
     }
@@ -286,6 +356,7 @@ impl Node {
         let deadline = asked.map_or(deadline, |asked| asked.min(deadline));
         self.core.readiness.latch("node").set_not_ready("stopping");
         let _journal_may_be_full = self.journal("node.stopping", json!({})).await;
+        self.core.neighbours.close_listener().await;
         drain(&self.tasks.context, SHORT, &mut report).await;
         drain(&self.tasks.work, deadline / 2, &mut report).await;
         let left = self.core.replicas.drain(deadline / 2).await.left;
@@ -293,6 +364,9 @@ impl Node {
             .left
             .extend(left.into_iter().map(|replica| format!("replica {replica}")));
         drain(&self.tasks.replicas, SHORT, &mut report).await;
+        drain(&self.tasks.couriers, SHORT, &mut report).await;
+        self.core.neighbours.close_links().await;
+        drain(&self.tasks.links, SHORT, &mut report).await;
         self.core.backend.close().await;
         drain(&self.tasks.backend, SHORT, &mut report).await;
         self.core.stopping.cancel();

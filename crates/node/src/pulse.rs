@@ -158,6 +158,10 @@ impl Store for Watched {
         self.store.watch(prefix)
     }
 
+    async fn own_queues(&self) -> Result<(), StoreError> {
+        self.store.own_queues().await
+    }
+
     fn head(&self) -> watch::Receiver<Seq> {
         self.store.head()
     }

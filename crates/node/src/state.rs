@@ -5,7 +5,9 @@
 //!   node.lock                 held (flock) by the running node, with its pid inside
 //!   node.json                 how to reach the running node; gone after a clean stop
 //!   operator.token            0600
-//!   keys/node.key             signs the journal's head
+//!   keys/node.key             who the node is: opens links to peers, and signs the journal's head
+//!   keys/journal.key          signs the journal's head once the node's own key was replaced
+//!   keys/node-ID.succession   the statement that a new node key follows the one before
 //!   keys/agents/AGENT.key     one identity per agent, shared by its replicas
 //!   volary.db (-wal, -head)   the store
 //!   logs/REPLICA.log          what replicas print; logs/node.log after `up -d`
@@ -24,6 +26,7 @@ use std::{
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use volary_kernel::{Timestamp, file};
+use volary_messaging::AgentId;
 
 use crate::error::NodeError;
 
@@ -67,6 +70,23 @@ impl StateDir {
         self.root.join("keys/node.key")
     }
 
+    /// The key that signs the journal's head: the node's first one. The journal keeps it when the node gets another, for
+    /// what was signed stays signed.
+    pub fn journal_key(&self) -> PathBuf {
+        let own = self.own_journal_key();
+        if own.exists() { own } else { self.node_key() }
+    }
+
+    pub(crate) fn own_journal_key(&self) -> PathBuf {
+        self.root.join("keys/journal.key")
+    }
+
+    /// The statement that the node key with this id follows the one before.
+    pub fn succession(&self, id: &AgentId) -> PathBuf {
+        let short = &id.to_string()[..16];
+        self.root.join(format!("keys/node-{short}.succession"))
+    }
+
     /// The key of an agent.
     pub fn agent_key(&self, agent: &str) -> PathBuf {
         self.root.join("keys/agents").join(format!("{agent}.key"))
@@ -75,6 +95,11 @@ impl StateDir {
     /// The database.
     pub fn database(&self) -> PathBuf {
         self.root.join("volary.db")
+    }
+
+    /// Imported archives of journals.
+    pub fn imports(&self) -> PathBuf {
+        self.root.join("imports")
     }
 
     /// Where logs go.

@@ -20,7 +20,7 @@ use volary::{
         inbox::queue_name,
     },
     ops::{
-        api::{Admission, HealthDocument, SendReply, SendRequest},
+        api::{Admission, HealthDocument, Send, SendReply, SendRequest},
         client::{Client, ClientError},
     },
     store::{
@@ -161,9 +161,12 @@ async fn start(folder: &Path, wedged: watch::Receiver<bool>) -> Node {
 async fn send(operator: &Client) -> Result<Admission, ClientError> {
     let payload = serde_json::value::RawValue::from_string("{}".to_owned()).unwrap();
     let request = SendRequest {
-        to: Some(Name::new("worker").unwrap()),
-        payload: Some(payload),
-        ..Default::default()
+        send: Send {
+            to: Some(Name::new("worker").unwrap()),
+            payload: Some(payload),
+            ..Send::default()
+        },
+        ..SendRequest::default()
     };
     Ok(operator
         .post::<SendReply>("/v1/messages", &request)

@@ -15,38 +15,84 @@ use volary_deploy::backend::{
     Backend, EnvValue, HandlerExit, HandlerOutcome, HandlerRun, ProgramSpec, ReplicaId,
 };
 use volary_kernel::{
-    clock,
+    Timestamp, TraceId, clock,
     ready::Heartbeat,
     task::TaskResult,
     text::{format_bytes, format_duration},
 };
 use volary_messaging::{
-    Sender,
     action::{Action, ActionLimits, ActionParser},
+    delivery::Delivery,
     inbox::{Claimed, Mailbox},
+    replay::verify::{RecordedDelivery, ReplayContext},
+    task::TaskClaim,
 };
 
-use super::settle::{SettleError, Settler};
+use super::{
+    settle::{SettleError, Settler},
+    task::TaskWork,
+};
+use crate::core::Voice;
 
 /// Longest a worker waits for a delivery before it looks around.
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 /// Wait before actions are offered again to receivers that had no room: back-pressure, without running the handler again.
-const ROOM_WAIT: Duration = Duration::from_secs(1);
+pub(super) const ROOM_WAIT: Duration = Duration::from_secs(1);
 /// How often actions are offered again to full inboxes before the attempt counts as failed: two agents that wait for each
 /// other's inboxes must not wait for ever. A full store is waited for without limit.
-const ROOM_TRIES: u32 = 30;
+pub(super) const ROOM_TRIES: u32 = 30;
+/// How often actions are offered again to a limit. What some of them took of it is spent when another finds too little, so
+/// each wait is twice as long as the one before: at last there is enough for all of them, if the limit ever holds as many.
+pub(super) const LIMIT_TRIES: u32 = 10;
+/// The longest of these waits.
+const LIMIT_WAIT: Duration = Duration::from_secs(30);
+
+/// The wait before the `tries`th of these offers.
+pub(super) fn limit_wait(retry_after: Duration, tries: u32) -> Duration {
+    let wait = retry_after.saturating_mul(1 << tries.min(LIMIT_TRIES));
+    wait.min(LIMIT_WAIT)
+}
+
+/// What an attempt is told beside its document.
+fn attempt_env(
+    key: &str,
+    attempt: u32,
+    trace: TraceId,
+    context: &ReplayContext,
+) -> [(&'static str, String); 5] {
+    [
+        ("VOLARY_IDEMPOTENCY_KEY", key.to_owned()),
+        ("VOLARY_ATTEMPT", attempt.to_string()),
+        ("VOLARY_TRACE", trace.to_string()),
+        ("VOLARY_NOW", context.now().to_string()),
+        ("VOLARY_SEED", format!("{:016x}", context.seed())),
+    ]
+}
+
+fn set(program: &mut ProgramSpec, own: impl IntoIterator<Item = (&'static str, String)>) {
+    let plain = |(name, value): (&str, String)| (name.to_owned(), EnvValue::Plain(value));
+    program.env.extend(own.into_iter().map(plain));
+}
 
 /// What the workers of one handler agent share.
 pub(crate) struct HandlerAgent {
     pub mailbox: Mailbox,
-    pub sender: Sender,
+    pub voice: Voice,
     pub settler: Settler,
     pub backend: Arc<dyn Backend>,
     /// What to run, by the replica in whose name it runs.
     pub programs: BTreeMap<ReplicaId, ProgramSpec>,
     pub timeout: Duration,
     pub max_output: usize,
+    /// Where its tasks come from, if it is to work any.
+    pub tasks: Option<TaskWork>,
+}
+
+/// What a worker gets.
+enum Work {
+    Deliveries(Vec<Claimed>),
+    Task(Box<TaskClaim>),
 }
 
 /// One worker's loop, until `stop`.
@@ -59,17 +105,26 @@ pub(crate) async fn work(
     beat: Heartbeat,
     stop: CancellationToken,
 ) -> TaskResult {
-    let owner = replica.to_string();
     loop {
-        let claim = agent.mailbox.claim(&owner, 1, IDLE_WAIT);
-        let Some(claims) = beat.while_waiting(stop.run_until_cancelled(claim)).await else {
+        let next = agent.next(&replica);
+        let Some(next) = beat.while_waiting(stop.run_until_cancelled(next)).await else {
             break;
         };
-        for claimed in claims? {
+        let claims = match (next?, &agent.tasks) {
+            (Work::Task(claim), Some(tasks)) => {
+                agent.work_task(tasks, &replica, *claim, &beat).await?;
+                beat.beat();
+                continue;
+            }
+            (Work::Task(_), None) => continue,
+            (Work::Deliveries(claims), _) => claims,
+        };
+        for claimed in claims {
             let Some(claimed) = agent.open(claimed).await? else {
                 continue;
             };
-            let outcome = beat.while_waiting(agent.run(&replica, &claimed)).await;
+            let run = agent.run(&replica, &claimed.delivery, claimed.began());
+            let outcome = beat.while_waiting(run).await;
             agent.settle(&claimed, outcome, &beat).await?;
             beat.beat();
         }
@@ -81,7 +136,8 @@ pub(crate) async fn work(
 impl HandlerAgent {
     /// The delivery as it is now; nothing if there is nothing to be told any more.
     async fn open(&self, claimed: Claimed) -> Result<Option<Claimed>, SettleError> {
-        let opened = self.settler.open(&self.mailbox, &self.sender, claimed);
+        let sender = self.voice.sender();
+        let opened = self.settler.open(&self.mailbox, &sender, claimed);
         match opened.await {
             // Somebody else has it by now.
             Err(SettleError::Lapsed) => Ok(None),
@@ -89,18 +145,87 @@ impl HandlerAgent {
         }
     }
 
-    async fn run(&self, replica: &ReplicaId, claimed: &Claimed) -> HandlerOutcome {
-        let delivery = &claimed.delivery;
+    /// What is to be done next: a delivery, else a task of one of the agent's pools. Nothing after a while is no error.
+    async fn next(
+        &self,
+        replica: &ReplicaId,
+    ) -> Result<Work, Box<dyn std::error::Error + Send + Sync>> {
+        let owner = replica.to_string();
+        let Some(line) = &self.tasks else {
+            let claims = self.mailbox.claim(&owner, 1, IDLE_WAIT).await?;
+            return Ok(Work::Deliveries(claims));
+        };
+        let sender = self.voice.sender();
+        let (mut mail, mut tasks) = (self.mailbox.news(), line.news(&sender)?);
+        mail.borrow_and_update();
+        tasks.borrow_and_update();
+        let claims = self.mailbox.claim(&owner, 1, Duration::ZERO).await?;
+        if !claims.is_empty() {
+            return Ok(Work::Deliveries(claims));
+        }
+        if let Some(claim) = line.next(&sender, replica).await? {
+            return Ok(Work::Task(Box::new(claim)));
+        }
+        // Whatever comes first, the caller looks again.
+        tokio::select! {
+            _ = mail.changed() => {}
+            _ = tasks.changed() => {}
+            () = clock::sleep(IDLE_WAIT) => {}
+        }
+        Ok(Work::Deliveries(Vec::new()))
+    }
+
+    pub(super) async fn run(
+        &self,
+        replica: &ReplicaId,
+        delivery: &Delivery,
+        began: Timestamp,
+    ) -> HandlerOutcome {
         let mut program = self.programs[replica].clone();
-        let own = [
-            ("VOLARY_IDEMPOTENCY_KEY", delivery.idempotency_key.clone()),
-            ("VOLARY_ATTEMPT", delivery.attempt.to_string()),
-            ("VOLARY_TRACE", delivery.trace.to_string()),
-        ];
-        program
-            .env
-            .extend(own.map(|(name, value)| (name.to_owned(), EnvValue::Plain(value))));
-        let mut document = delivery.to_json();
+        let key = &delivery.idempotency_key;
+        let context = ReplayContext::new(began, key, delivery.attempt);
+        set(
+            &mut program,
+            attempt_env(key, delivery.attempt, delivery.trace, &context),
+        );
+        self.run_program(replica, program, delivery.to_json()).await
+    }
+
+    /// Runs the program on a recorded delivery, with the recorded time and seed. Nothing that it asks for is carried out, and
+    /// it cannot reach the node: it gets neither link nor token. Files and the network are as they are.
+    ///
+    /// # Errors
+    /// Why the run has no actions.
+    pub(crate) async fn rehearse(
+        &self,
+        recorded: &RecordedDelivery,
+        context: ReplayContext,
+    ) -> Result<Vec<Action>, String> {
+        let Some((replica, program)) = self.programs.first_key_value() else {
+            return Err("the agent has no program".to_owned());
+        };
+        let mut program = program.clone();
+        program.files.clear();
+        program.binds.clear();
+        program.env.remove("VOLARY_LINK");
+        program.env.remove("VOLARY_TOKEN_FILE");
+        let (key, attempt) = (&recorded.idempotency_key, recorded.attempt);
+        set(
+            &mut program,
+            attempt_env(key, attempt, recorded.trace, &context),
+        );
+        set(&mut program, [("VOLARY_REPLAY", "1".to_owned())]);
+        let document = recorded.document.clone();
+        let outcome = self.run_program(replica, program, document).await;
+        self.actions(&outcome)
+    }
+
+    async fn run_program(
+        &self,
+        replica: &ReplicaId,
+        program: ProgramSpec,
+        mut document: String,
+    ) -> HandlerOutcome {
         document.push('\n');
         let run = HandlerRun {
             timeout: self.timeout,
@@ -127,8 +252,11 @@ impl HandlerAgent {
                 Ok(())
             }
             Err(
-                error
-                @ (SettleError::Action(_) | SettleError::Later(_) | SettleError::StoreFull(_)),
+                error @ (SettleError::Action(_)
+                | SettleError::Later(_)
+                | SettleError::Limited { .. }
+                | SettleError::Task(_)
+                | SettleError::StoreFull(_)),
             ) => self.fail(claimed, &error.to_string()).await,
             Err(SettleError::Inbox(error)) => Err(error.into()),
         }
@@ -146,16 +274,23 @@ impl HandlerAgent {
         loop {
             let settled = self
                 .settler
-                .ack(&self.mailbox, &self.sender, claims, actions.clone())
+                .ack(&self.mailbox, &self.voice.sender(), claims, actions.clone())
                 .await;
-            match settled {
+            let wait = match settled {
                 // Everybody waits for the disk; failing attempts would only park what was done well.
-                Err(SettleError::StoreFull(_)) => {}
-                Err(SettleError::Later(_)) if tries < ROOM_TRIES => tries += 1,
+                Err(SettleError::StoreFull(_)) => ROOM_WAIT,
+                Err(SettleError::Later(_)) if tries < ROOM_TRIES => {
+                    tries += 1;
+                    ROOM_WAIT
+                }
+                Err(SettleError::Limited { retry_after, .. }) if tries < LIMIT_TRIES => {
+                    tries += 1;
+                    limit_wait(retry_after, tries)
+                }
                 settled => return settled.map(drop),
-            }
+            };
             self.mailbox.renew(claimed)?;
-            beat.while_waiting(clock::sleep(ROOM_WAIT)).await;
+            beat.while_waiting(clock::sleep(wait)).await;
         }
     }
 
@@ -171,7 +306,7 @@ impl HandlerAgent {
     }
 
     /// The actions of a run that may be acknowledged, or why it may not.
-    fn actions(&self, outcome: &HandlerOutcome) -> Result<Vec<Action>, String> {
+    pub(super) fn actions(&self, outcome: &HandlerOutcome) -> Result<Vec<Action>, String> {
         if !outcome.is_ack() {
             return Err(self.why(&outcome.exit));
         }

@@ -7,7 +7,9 @@
 //! | [`settle`] | an agent's acknowledgement and actions → one commit |
 //! | [`lifecycle`] | what happens to replicas → the journal |
 
+pub(crate) mod directory;
 pub(crate) mod dispatch;
 pub(crate) mod handler;
 pub(crate) mod lifecycle;
 pub(crate) mod settle;
+pub(crate) mod task;

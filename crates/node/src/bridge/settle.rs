@@ -3,6 +3,7 @@
 //! ```text
 //! ack ──▶ batch { item done, delivery.acked, each send's deliveries and message.accepted, agent.report } ──▶ commit
 //!           │ a receiver has no room      nothing is committed; the attempt is handed back and comes again
+//!           │ a sender is over a limit    the same, after the time that the limit asks for
 //!           │ the claim has lapsed        nothing is committed; somebody else has the item
 //!           └ a send that no one may have (no route, secret, hook): journaled, and the rest goes through
 //! ```
@@ -15,10 +16,11 @@ use bytes::Bytes;
 use serde_json::json;
 use volary_kernel::{SharedClock, TraceId, Uid, secret::Redactor};
 use volary_messaging::{
-    Admission, Sender,
-    action::{Action, ActionError},
+    Admission, Refusal, Sender,
+    action::{Action, ActionError, SendAction},
     inbox::{Claimed, InboxError, Mailbox},
     post::{Origin, Post},
+    task::TaskError,
 };
 use volary_store::{
     Batch, Entry, EntryRef, SharedStore, StoreError,
@@ -54,9 +56,20 @@ pub(crate) enum SettleError {
     /// A receiver has no room; the same may work later.
     #[error("an action was turned back for now: {0}")]
     Later(String),
+    /// A limit was reached.
+    #[error("an action was turned back for now: {words}")]
+    Limited {
+        /// The refusal, in words.
+        words: String,
+        /// When there is room for one more.
+        retry_after: Duration,
+    },
     /// The store has no room for what the actions would add.
     #[error("an action was turned back for now: {0}")]
     StoreFull(String),
+    /// The task cannot end like this.
+    #[error(transparent)]
+    Task(TaskError),
     /// The claim no longer holds.
     #[error("the claim has lapsed")]
     Lapsed,
@@ -128,23 +141,8 @@ impl Settler {
         for action in actions {
             match action {
                 Action::Send(send) => {
-                    let message =
-                        send.into_message(sender, first.delivery.trace, self.clock.wall())?;
-                    let (id, trace) = (message.id(), message.trace());
-                    let posted = self
-                        .post
-                        .post(&mut tx, message, Origin::Minted, cause)
-                        .await?;
-                    if let Admission::Refused(why) = &posted.admission
-                        && why.is_transient()
-                    {
-                        return Err(SettleError::Later(why.to_string()));
-                    }
-                    sent.push(Sent {
-                        id,
-                        trace,
-                        admission: posted.admission,
-                    });
+                    let from = (sender, first.delivery.trace);
+                    sent.push(self.send(&mut tx, from, send, cause).await?);
                 }
                 Action::Report(report) => {
                     let report = self.redactor.redact(report.get()).into_owned();
@@ -154,6 +152,27 @@ impl Settler {
         }
         self.store.commit(tx).await?;
         Ok(sent)
+    }
+
+    /// Adds a message of an attempt to `tx`.
+    pub(super) async fn send(
+        &self,
+        tx: &mut Batch,
+        (sender, trace): (&Sender, TraceId),
+        send: SendAction,
+        cause: EntryRef,
+    ) -> Result<Sent, SettleError> {
+        let message = send.into_message(sender, trace, self.clock.wall())?;
+        let (id, trace) = (message.id(), message.trace());
+        let posted = self.post.post(tx, message, Origin::Minted, cause).await?;
+        match posted.admission {
+            Admission::Refused(why) if why.is_transient() => Err(later(&why)),
+            admission => Ok(Sent {
+                id,
+                trace,
+                admission,
+            }),
+        }
     }
 
     /// Says that an attempt failed.
@@ -168,6 +187,17 @@ impl Settler {
         let nacked = mailbox.nack(&mut tx, claimed, delay, reason)?;
         self.store.commit(tx).await?;
         Ok(nacked)
+    }
+}
+
+/// What a refusal that passes means for an attempt.
+fn later(why: &Refusal) -> SettleError {
+    match why {
+        Refusal::RateLimited { retry_after } => SettleError::Limited {
+            words: why.to_string(),
+            retry_after: *retry_after,
+        },
+        other => SettleError::Later(other.to_string()),
     }
 }
 

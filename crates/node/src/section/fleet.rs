@@ -153,7 +153,7 @@ fn agent(core: &Core, name: &str) -> Result<Json<AgentView>, ApiError> {
     let identity = core
         .agents
         .get(&spec.name)
-        .map(|speaker| speaker.sender.id().to_string());
+        .map(|speaker| speaker.voice.sender().id().to_string());
     Ok(Json(AgentView {
         agent: summary(core, spec, &replicas),
         replicas: replicas

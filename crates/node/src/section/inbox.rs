@@ -91,7 +91,10 @@ async fn claim(
     let mut items = Vec::with_capacity(claimed.len());
     for claimed in claimed {
         // One that cannot be settled comes again by itself; it must not cost the others their answer.
-        let opened = core.settler.open(mailbox, &speaker.sender, claimed).await;
+        let opened = core
+            .settler
+            .open(mailbox, &speaker.voice.sender(), claimed)
+            .await;
         let opened = opened.inspect_err(|error| tracing::debug!(%error, "nothing to tell"));
         if let Ok(Some(claimed)) = opened {
             let token = core.claims.lock().hold(&peer.agent, claimed.clone(), until);
@@ -148,7 +151,7 @@ async fn acknowledge(
         .collect::<Result<Vec<_>, _>>()?;
     let settled = core
         .settler
-        .ack(&speaker.mailbox, &speaker.sender, &claimed, actions)
+        .ack(&speaker.mailbox, &speaker.voice.sender(), &claimed, actions)
         .await;
     let sent = settled.map_err(|error| settle_error(core, &tokens, error))?;
     forget(core, &tokens);
@@ -170,12 +173,7 @@ async fn acknowledge(
 
 fn action(action: api::Action) -> Result<Action, ApiError> {
     Ok(match action {
-        api::Action::Send(send) => Action::Send(send_action(
-            (send.topic, send.to),
-            (send.payload, send.payload_base64),
-            send.content_type,
-            send.headers,
-        )?),
+        api::Action::Send(send) => Action::Send(send_action(send)?),
         api::Action::Report(report) => Action::Report(report),
     })
 }
@@ -217,7 +215,9 @@ fn forget(core: &Core, tokens: &[String]) {
 fn settle_error(core: &Core, tokens: &[String], error: SettleError) -> ApiError {
     match error {
         SettleError::Action(error) => ApiError::bad_request(error.to_string()),
+        SettleError::Task(error) => ApiError::bad_request(error.to_string()),
         SettleError::Later(why) | SettleError::StoreFull(why) => super::full(&why),
+        SettleError::Limited { words, retry_after } => super::limited(&words, retry_after),
         SettleError::Lapsed => {
             forget(core, tokens);
             lapsed()

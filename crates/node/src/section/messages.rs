@@ -1,21 +1,22 @@
 //! `POST /v1/messages`: operators and agents send.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use serde_json::value::RawValue;
-use volary_kernel::{Name, TraceId, clock};
+use volary_kernel::{TraceId, clock};
 use volary_messaging::{
-    Sender, Topic,
+    Admission, Priority, Refusal, Sender, Topic,
     action::SendAction,
     event::Outcome,
     post::{Origin, Posted},
 };
 use volary_ops::{
     ApiError, Json, LinkPeer, Operator, Route, Section,
-    api::{self, SendReply, SendRequest, checked_wait},
+    api::{self, SENDS_MAX, SendMany, SendManyReply, SendReply, SendRequest, checked_wait},
 };
 
-use super::{admission, inbox_error};
+use volary_store::{Batch, Cause};
+
+use super::{admission, inbox_error, limited};
 use crate::core::Core;
 
 pub(super) struct MessagesSection(pub Arc<Core>);
@@ -29,13 +30,23 @@ impl Section for MessagesSection {
         let (operators, agents) = (self.0.clone(), self.0.clone());
         let by_operator = move |_: Operator, Json(request): Json<SendRequest>| {
             let core = operators.clone();
-            async move { send(&core, core.operator.clone(), request).await }
+            async move { send(&core, core.operator.sender(), request).await }
         };
         let by_agent = move |peer: LinkPeer, Json(request): Json<SendRequest>| {
             let core = agents.clone();
-            async move { send(&core, core.speaker(&peer)?.sender.clone(), request).await }
+            async move { send(&core, core.speaker(&peer)?.voice.sender(), request).await }
         };
-        let words = "Sends a message to the subscribers of a topic, or to one agent.";
+        let (operators, agents) = (self.0.clone(), self.0.clone());
+        let many_by_operator = move |_: Operator, Json(request): Json<SendMany>| {
+            let core = operators.clone();
+            async move { send_many(&core, &core.operator.sender(), request).await }
+        };
+        let many_by_agent = move |peer: LinkPeer, Json(request): Json<SendMany>| {
+            let core = agents.clone();
+            async move { send_many(&core, &core.speaker(&peer)?.voice.sender(), request).await }
+        };
+        let many = "Sends up to 1000 messages, in one commit.";
+        let words = "Sends a message to the subscribers of a topic, to one agent, or to one member of a pool.";
         vec![
             Route::post("/v1/messages", by_operator)
                 .summary(words)
@@ -46,6 +57,15 @@ impl Section for MessagesSection {
                 .summary(words)
                 .takes::<SendRequest>()
                 .gives::<SendReply>(),
+            Route::post("/v1/messages/batch", many_by_operator)
+                .summary(many)
+                .takes::<SendMany>()
+                .gives::<SendManyReply>(),
+            Route::post("/v1/messages/batch", many_by_agent)
+                .link()
+                .summary(many)
+                .takes::<SendMany>()
+                .gives::<SendManyReply>(),
         ]
     }
 }
@@ -57,12 +77,7 @@ async fn send(
 ) -> Result<Json<SendReply>, ApiError> {
     let wait = checked_wait(request.wait)?;
     let trace = request.trace.unwrap_or_else(TraceId::generate);
-    let action = send_action(
-        (request.topic, request.to),
-        (request.payload, request.payload_base64),
-        request.content_type,
-        request.headers,
-    )?;
+    let action = send_action(request.send)?;
     let message = action
         .into_message(&sender, trace, core.clock.wall())
         .map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -73,13 +88,25 @@ async fn send(
         .send(message, Origin::Minted)
         .await
         .map_err(inbox_error)?;
+    if let Admission::Refused(why @ Refusal::RateLimited { retry_after }) = &posted.admission {
+        return Err(limited(&why.to_string(), *retry_after));
+    }
     let (word, mut reason) = admission(&posted.admission);
     let outcome = match wait {
         Duration::ZERO => None,
         wait => await_outcome(core, &posted, wait).await?,
     };
-    if let Some((_, Some(why))) = &outcome {
-        reason = Some(why.clone());
+    match &outcome {
+        Some((_, Some(why))) => reason = Some(why.clone()),
+        // Done is as far as this node knows.
+        Some((api::Outcome::Done, None)) => {
+            let there: Vec<String> = core.neighbours.among(&posted.deliveries).collect();
+            reason = (!there.is_empty()).then(|| {
+                let there = there.join(", ");
+                format!("taken by {there}, which knows what becomes of it there")
+            });
+        }
+        _ => {}
     }
     Ok(Json(SendReply {
         id,
@@ -88,6 +115,45 @@ async fn send(
         outcome: outcome.map(|(outcome, _)| outcome),
         reason,
     }))
+}
+
+/// Sends together. What is refused is answered in its place; only if nothing could be stored is it an error.
+async fn send_many(
+    core: &Core,
+    sender: &Sender,
+    request: SendMany,
+) -> Result<Json<SendManyReply>, ApiError> {
+    let found = request.messages.len();
+    if !(1..=SENDS_MAX).contains(&found) {
+        let message = format!("{found} messages in one request; there must be 1 to {SENDS_MAX}");
+        return Err(ApiError::bad_request(message));
+    }
+    let (mut tx, mut sent) = (Batch::new(), Vec::with_capacity(found));
+    for send in request.messages {
+        let trace = request.trace.unwrap_or_else(TraceId::generate);
+        let message = send_action(send)?
+            .into_message(sender, trace, core.clock.wall())
+            .map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let id = message.id();
+        let post = &core.settler.post;
+        let posted = post
+            .post(&mut tx, message, Origin::Minted, Cause::None)
+            .await
+            .map_err(inbox_error)?;
+        let (admission, reason) = admission(&posted.admission);
+        sent.push(SendReply {
+            id,
+            trace,
+            admission,
+            outcome: None,
+            reason,
+        });
+    }
+    if !tx.is_empty() {
+        let stored = core.store.commit(tx).await;
+        stored.map_err(|error| inbox_error(error.into()))?;
+    }
+    Ok(Json(SendManyReply { sent }))
 }
 
 type Ended = Option<(api::Outcome, Option<String>)>;
@@ -116,25 +182,18 @@ async fn await_outcome(core: &Core, posted: &Posted, wait: Duration) -> Result<E
 }
 
 /// What a request to send asks of messaging.
-pub(super) fn send_action(
-    (topic, to): (Option<String>, Option<Name>),
-    (payload, payload_base64): (Option<Box<RawValue>>, Option<String>),
-    content_type: Option<String>,
-    headers: BTreeMap<String, String>,
-) -> Result<SendAction, ApiError> {
-    let topic = topic
-        .map(|topic| Topic::new(&topic))
-        .transpose()
-        .map_err(|error| ApiError::bad_request(error.to_string()))?;
+pub(super) fn send_action(send: api::Send) -> Result<SendAction, ApiError> {
+    let topic = send.topic.as_deref().map(Topic::new).transpose();
     let action = SendAction {
-        topic,
-        to,
-        payload,
-        payload_base64,
-        content_type,
-        headers,
-        priority: volary_messaging::Priority::default(),
-        deadline: None,
+        topic: topic.map_err(|error| ApiError::bad_request(error.to_string()))?,
+        to: send.to,
+        pool: send.pool,
+        payload: send.payload,
+        payload_base64: send.payload_base64,
+        content_type: send.content_type,
+        headers: send.headers,
+        priority: send.priority.map(Priority).unwrap_or_default(),
+        deadline: send.deadline,
     };
     action.check().map_err(ApiError::bad_request)?;
     Ok(action)

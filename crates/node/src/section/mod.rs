@@ -1,15 +1,19 @@
 //! What the node adds to the HTTP API, a file for each noun.
 
 mod fleet;
+mod identities;
 mod inbox;
 mod logs;
 mod messages;
 mod parked;
+mod pools;
 mod replay;
+mod tasks;
+mod webhooks;
 
 pub(crate) use fleet::replica_view;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use volary_messaging::{Admission, inbox::InboxError};
@@ -20,14 +24,21 @@ use crate::{core::Core, error};
 
 /// All sections over `core`.
 pub(crate) fn all(core: &Arc<Core>) -> Vec<Arc<dyn Section>> {
-    vec![
+    let mut sections: Vec<Arc<dyn Section>> = vec![
         Arc::new(fleet::FleetSection(core.clone())),
         Arc::new(messages::MessagesSection(core.clone())),
         Arc::new(inbox::InboxSection(core.clone())),
         Arc::new(parked::ParkedSection(core.clone())),
         Arc::new(logs::LogsSection(core.clone())),
+        Arc::new(identities::IdentitiesSection(core.clone())),
         Arc::new(replay::ReplaySection(core.clone())),
-    ]
+        Arc::new(tasks::TasksSection(core.clone())),
+        Arc::new(pools::PoolsSection(core.clone())),
+    ];
+    if let Some(inbound) = &core.webhooks.inbound {
+        sections.push(Arc::new(webhooks::WebhooksSection(inbound.clone())));
+    }
+    sections
 }
 
 /// The word and the reason of an admission.
@@ -35,6 +46,7 @@ pub(crate) fn admission(admission: &Admission) -> (api::Admission, Option<String
     match admission {
         Admission::Delivered => (api::Admission::Delivered, None),
         Admission::Queued => (api::Admission::Queued, None),
+        Admission::Sent => (api::Admission::Sent, None),
         Admission::NoRoute => (api::Admission::NoRoute, None),
         Admission::Partial { .. } => (api::Admission::Delivered, Some(admission.to_string())),
         Admission::Refused(why) => (api::Admission::Refused, Some(why.to_string())),
@@ -67,6 +79,20 @@ pub(crate) fn queue_error(error: QueueError) -> ApiError {
         QueueError::Store(StoreError::Full { .. }) => full(&error.to_string()),
         other => ApiError::internal("queue", &other),
     }
+}
+
+/// 429 for a sender that is over a limit: when there is room again.
+pub(crate) fn limited(message: &str, retry_after: Duration) -> ApiError {
+    let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+    ApiError::domain(StatusCode::TOO_MANY_REQUESTS, error::LIMITED.id, message)
+        .hint(error::LIMITED.hint)
+        .retry_after(u32::try_from(seconds).unwrap_or(u32::MAX).max(1))
+}
+
+/// 403: the agent may not do this.
+fn forbidden(message: impl Into<String>) -> ApiError {
+    ApiError::domain(StatusCode::FORBIDDEN, error::NOT_ALLOWED.id, message)
+        .hint(error::NOT_ALLOWED.hint)
 }
 
 fn full(message: &str) -> ApiError {

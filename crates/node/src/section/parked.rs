@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::Path;
 use volary_kernel::Name;
-use volary_messaging::{delivery::Delivery, inbox::parse_item};
+use volary_messaging::{delivery::Delivery, inbox::parse_item, task::task_in};
 use volary_ops::{
     ApiError, Json, Operator, Query, Route, Section,
     api::{self, ParkedList, ParkedQuery, ParkedView, RetryReply},
@@ -14,6 +14,8 @@ use volary_store::queue::{ItemId, ParkedItem};
 use super::queue_error;
 use crate::core::Core;
 
+/// What queues of tasks are called, before the tenant.
+const TASKS: &str = "tasks/";
 /// Items listed when the request does not say how many.
 const LISTED: usize = 1000;
 
@@ -127,6 +129,11 @@ async fn show(core: &Core, id: &str) -> Result<Json<ParkedView>, ApiError> {
     let stored = found.payload.clone();
     let delivery = Delivery::decode(&stored, found.id.0, found.attempts, &found.tenant);
     let (payload, payload_base64) = match &delivery {
+        _ if found.queue.starts_with(TASKS) => {
+            let task = task_in(&stored).ok();
+            let json = task.and_then(|task| serde_json::to_vec(&task).ok());
+            api::encode_payload(api::JSON, &json.unwrap_or_default())
+        }
         Ok(delivery) => api::encode_payload(
             delivery.payload.content_type().as_str(),
             delivery.payload.bytes(),
