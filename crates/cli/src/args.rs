@@ -6,8 +6,8 @@ use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use volary_kernel::{Name, Tenant, TraceId, text::parse_duration};
 
 use crate::commands::{
-    doctor, down, events, explain, health, init, inspect, journal, link, logs, parked, ps, replay,
-    schema, send, up, validate,
+    doctor, down, events, explain, health, identity, init, inspect, journal, link, logs, parked,
+    pools, ps, replay, schema, send, tasks, up, validate,
 };
 
 /// What stands below the list of commands.
@@ -92,17 +92,25 @@ pub enum Command {
     Inspect(inspect::Arguments),
     /// Show what happened: the journal so far, or with -f as it grows.
     Events(events::Arguments),
-    /// Send a message to a topic or an agent.
+    /// Send a message to a topic, an agent or a pool.
     Send(send::Arguments),
     /// Tell whether the node is healthy and ready.
     Health(health::Arguments),
+    /// Show who this node is and whom it knows; replace and revoke keys.
+    Identity(identity::Arguments),
+    /// Submit tasks, look at them, cancel them; as an agent, claim and report them.
+    #[command(subcommand)]
+    Tasks(tasks::Action),
+    /// Create pools of agents, and say who is in them.
+    #[command(subcommand)]
+    Pools(pools::Action),
     /// Look at work whose attempts are used up, try it again or drop it.
     #[command(subcommand)]
     Parked(parked::Action),
-    /// Verify or export the record of everything that happened.
+    /// Verify, export or import the record of everything that happened.
     #[command(subcommand)]
     Journal(journal::Action),
-    /// Plan a replay of recorded messages.
+    /// Replay recorded messages: plan, feed them again, or verify an agent with them.
     Replay(replay::Arguments),
     /// Be an agent from a shell script: receive work, acknowledge it, send.
     #[command(subcommand)]

@@ -86,7 +86,7 @@ codes! {
         "follow it by its trace: `volary events --trace TRACE`";
     NOT_SENT = "V8018", Failure, "the message was not accepted",
         "Nobody takes such messages, or a bound, a rule or a hook kept it out. It was not delivered to anybody.",
-        "`volary ps` lists the agents, `volary inspect AGENT` the topics of one";
+        "`volary ps` lists the agents, `volary inspect AGENT` the topics of one, `volary pools list` the pools, `volary identity list` the agents of peers";
     WORK_FAILED = "V8019", Failure, "the work failed",
         "The message was delivered, and its receiver used up its attempts or the message was dropped.",
         "`volary parked list` shows what got stuck, `volary logs AGENT` why";
@@ -117,6 +117,18 @@ codes! {
     NO_JOURNAL = "V8028", Unavailable, "no journal here",
         "The state folder holds no journal: no fleet has run on it, or its store is `memory`.",
         "name the state folder of the fleet you mean with --state DIR or -C FLEET_DIR";
+    REPLAY_STOPPED = "V8040", Failure, "the replay stopped",
+        "A recorded message could not be put into the inbox. What was fed before stays there.",
+        "mend what it says and go on where it stopped, with --from-seq";
+    DIVERGED = "V8041", Failure, "the agent does not do what it did",
+        "Run on a recorded input, the agent asked for something else than the journal says it asked for then.",
+        "if its program, the files it reads or what it asks the network changed, that is why; what it is told as VOLARY_NOW and VOLARY_SEED is as recorded";
+    ARCHIVE = "V8042", BadData, "the archive is refused",
+        "An archive of a journal was edited, cut off, or is of a format that this version does not know.",
+        "get it again from where it was exported";
+    FOREIGN_KEY = "V8043", BadData, "the archive is signed by another key",
+        "Only archives of the node's own key are taken, unless a key is named.",
+        "if you know the key to be good, accept it with --key HEX";
 }
 
 #[cfg(test)]

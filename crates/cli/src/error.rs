@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 use serde::Serialize;
-use volary::ErrorClass;
+use volary::{ErrorClass, NodeError};
 
 use crate::{
     codes::{self, Code},
@@ -84,6 +84,21 @@ impl CliError {
             }
         }
         self
+    }
+
+    /// An error of the node, with its code, its causes and its hint.
+    pub fn of_node(error: &NodeError) -> Self {
+        let code = error.code();
+        let told = Self::foreign(
+            code.id,
+            error.to_string(),
+            Some(code.hint.into()),
+            exit_of(code.class),
+        );
+        match std::error::Error::source(error) {
+            Some(source) => told.because(source),
+            None => told,
+        }
     }
 
     /// Replaces the hint.

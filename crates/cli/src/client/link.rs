@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Serialize, de::DeserializeOwned};
 use volary::ops::{
     api::{
         AckReply, AckRequest, InboxQuery, InboxReply, NackReply, NackRequest, SendReply,
@@ -58,6 +59,30 @@ impl Link {
     pub async fn nack(&self, request: &NackRequest) -> Result<NackReply, CliError> {
         self.0
             .post("/v1/inbox/nack", request)
+            .await
+            .map_err(failure)
+    }
+
+    /// Has something done.
+    pub async fn tell<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        self.0.post(path, body).await.map_err(failure)
+    }
+
+    /// Has something done that the node may take `wait` for.
+    pub async fn tell_waiting<T: DeserializeOwned>(
+        &self,
+        wait: Duration,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        self.0
+            .clone()
+            .waiting(wait)
+            .post(path, body)
             .await
             .map_err(failure)
     }

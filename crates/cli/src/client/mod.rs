@@ -14,11 +14,13 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use serde::{Serialize, de::DeserializeOwned};
 use volary::ops::{
     api::{
-        AgentView, DownReply, DownRequest, Event, EventsQuery, HealthDocument, LogsQuery,
-        ParkedList, ParkedQuery, ParkedView, ReplayPlan, ReplayQuery, ReplicaView, RetryReply,
-        SendReply, SendRequest,
+        AcceptRequest, AgentView, DownReply, DownRequest, Event, EventsQuery, HealthDocument,
+        IdentityList, IdentityView, LogsQuery, ParkedList, ParkedQuery, ParkedView, PeerList,
+        ReplayPlan, ReplayQuery, ReplayReply, ReplayRequest, ReplicaView, RetryReply, RotateReply,
+        RotateRequest, SendReply, SendRequest, VerifyReply, VerifyRequest,
     },
     client::{Client, ClientError, EventStream, Lines},
 };
@@ -178,6 +180,40 @@ impl Node {
         ))
     }
 
+    /// Asks for a document.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<T, CliError> {
+        self.client.get(path, query).await.map_err(failure)
+    }
+
+    /// Asks for a document that the node may take `wait` to give.
+    pub async fn ask_waiting<T: DeserializeOwned>(
+        &self,
+        wait: Duration,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let client = self.client.clone().waiting(wait);
+        client.get(path, query).await.map_err(failure)
+    }
+
+    /// Has something done.
+    pub async fn tell<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        self.client.post(path, body).await.map_err(failure)
+    }
+
+    /// Has something removed.
+    pub async fn remove<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.client.delete(path).await.map_err(failure)
+    }
+
     /// Sends a message.
     pub async fn send(&self, request: &SendRequest) -> Result<SendReply, CliError> {
         send(&self.client, request).await
@@ -215,9 +251,65 @@ impl Node {
         self.client.delete(&parked(id)?).await.map_err(failure)
     }
 
+    /// Its peers, and itself as they know it.
+    pub async fn peers(&self) -> Result<PeerList, CliError> {
+        self.client.get("/v1/peers", &()).await.map_err(failure)
+    }
+
+    /// Makes it believe that a peer's key has changed.
+    pub async fn accept(&self, request: &AcceptRequest) -> Result<RotateReply, CliError> {
+        self.client
+            .post("/v1/peers/accept", request)
+            .await
+            .map_err(failure)
+    }
+
+    /// The identities it knows.
+    pub async fn identities(&self) -> Result<IdentityList, CliError> {
+        self.client
+            .get("/v1/identities", &())
+            .await
+            .map_err(failure)
+    }
+
+    /// Makes it believe a key no longer.
+    pub async fn revoke(&self, id: &str) -> Result<IdentityView, CliError> {
+        let path = format!("{}/revoke", identity(id)?);
+        self.client
+            .post(&path, &serde_json::json!({}))
+            .await
+            .map_err(failure)
+    }
+
+    /// Makes it give an agent a new key.
+    pub async fn rotate(&self, request: &RotateRequest) -> Result<RotateReply, CliError> {
+        self.client
+            .post("/v1/identities/rotate", request)
+            .await
+            .map_err(failure)
+    }
+
     /// What a replay would feed.
     pub async fn replay(&self, query: &ReplayQuery) -> Result<ReplayPlan, CliError> {
         self.client.get("/v1/replay", query).await.map_err(failure)
+    }
+
+    /// Feeds recorded messages to an inbox.
+    pub async fn feed(&self, request: &ReplayRequest) -> Result<ReplayReply, CliError> {
+        self.client
+            .post("/v1/replay", request)
+            .await
+            .map_err(failure)
+    }
+
+    /// Runs a handler on what it handled. Handlers may take long.
+    pub async fn verify_replay(&self, request: &VerifyRequest) -> Result<VerifyReply, CliError> {
+        self.client
+            .clone()
+            .waiting(Duration::from_secs(3600))
+            .post("/v1/replay/verify", request)
+            .await
+            .map_err(failure)
     }
 
     /// Asks it to drain and end.
@@ -236,6 +328,29 @@ fn parked(id: &str) -> Result<String, CliError> {
         );
     }
     Ok(format!("/v1/parked/{id}"))
+}
+
+/// The path of a task, whose id is a UUID.
+///
+/// # Errors
+/// When it can not be one.
+pub fn task(id: &str) -> Result<String, CliError> {
+    if id.parse::<volary_kernel::Uid>().is_err() {
+        let message = format!("`{}` cannot be the id of a task", ui::tame(id));
+        return Err(CliError::new(codes::USAGE, message).hint("`volary tasks list` prints the ids"));
+    }
+    Ok(format!("/v1/tasks/{id}"))
+}
+
+/// Ids of identities are hex digits.
+fn identity(id: &str) -> Result<String, CliError> {
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let message = format!("`{}` cannot be the id of an identity", ui::tame(id));
+        return Err(
+            CliError::new(codes::USAGE, message).hint("`volary identity list` prints the ids")
+        );
+    }
+    Ok(format!("/v1/identities/{id}"))
 }
 
 async fn send(client: &Client, request: &SendRequest) -> Result<SendReply, CliError> {

@@ -13,12 +13,14 @@ use volary::deploy::backend::{
     process::{InitCommand, ProcessBackend, ProcessConfig, Shared},
 };
 use volary_kernel::{
-    SystemClock, Uid, file::create_private_dir, metric::Metrics, secret::Redactor,
-    task::Supervisor, text::format_bytes,
+    Clock as _, SystemClock, Timestamp, Uid, file::create_private_dir, metric::Metrics,
+    secret::Redactor, task::Supervisor, text::format_bytes,
 };
 
 use crate::{
+    client::Node,
     codes,
+    commands::validate,
     error::{CliError, Outcome},
     exit::Exit,
     settle::Context,
@@ -38,6 +40,9 @@ const QUEUED: u64 = 16_384;
 const FILES: u64 = 4_096;
 /// Free disk below which intake may soon stop.
 const DISK: u64 = 1 << 30;
+
+/// Clocks of two machines may differ by this.
+const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// `volary doctor`.
 #[derive(Debug, Args)]
@@ -72,9 +77,11 @@ pub fn run(context: &Context, arguments: &Arguments) -> Outcome {
     checks.push(docker());
     checks.extend(inotify());
     checks.push(open_files());
-    checks.push(disk(&crate::settle::absolute(
-        &context.fleet_dir(arguments.fleet.as_deref()),
-    )?));
+    let dir = crate::settle::absolute(&context.fleet_dir(arguments.fleet.as_deref()))?;
+    let state = context.own_state(&dir)?;
+    checks.push(disk(&dir));
+    checks.push(clock(&state));
+    checks.extend(listen(&dir, &state)?);
     if context.ui.json {
         context.ui.document(&checks)?;
     } else {
@@ -262,6 +269,48 @@ fn open_files() -> Check {
         Some(found) => check("open files", Status::Ok, found.to_string()),
         None => check("open files", Status::Ok, "unlimited"),
     }
+}
+
+/// A clock that is behind what it has shown before makes messages expire too late, and peers refuse what comes from their
+/// future.
+fn clock(state: &Path) -> Check {
+    let now = SystemClock.wall();
+    let seen = [state.join("volary.db-wal"), state.join("volary.db")];
+    let written = seen
+        .iter()
+        .filter_map(|path| fs::metadata(path).ok()?.modified().ok());
+    let micros = |time: std::time::SystemTime| {
+        let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_micros()).ok()
+    };
+    let latest = written.filter_map(micros).max().map(Timestamp::from_micros);
+    match latest {
+        Some(latest) if latest > now + CLOCK_SKEW => {
+            let words = format!("{now}, but the journal was written at {latest}");
+            check("clock", Status::Warning, words).hint("set the clock, and keep it with NTP")
+        }
+        _ => check("clock", Status::Ok, now.to_string()),
+    }
+}
+
+/// Whether `messaging.listen` of the fleet can be had, or is held by its own node.
+fn listen(dir: &Path, state: &Path) -> Result<Option<Check>, CliError> {
+    let Some(address) = validate::quiet(dir).and_then(|fleet| fleet.messaging.listen) else {
+        return Ok(None);
+    };
+    const NAME: &str = "messaging.listen";
+    if Node::running_on(state)?.is_some() {
+        return Ok(Some(check(
+            NAME,
+            Status::Ok,
+            format!("{address}, held by the running node"),
+        )));
+    }
+    Ok(Some(match std::net::TcpListener::bind(address) {
+        Ok(_) => check(NAME, Status::Ok, format!("{address} is free")),
+        Err(error) => check(NAME, Status::Bad, format!("{address}: {error}"))
+            .hint("stop the program that has it, or choose another address"),
+    }))
 }
 
 fn disk(dir: &Path) -> Check {

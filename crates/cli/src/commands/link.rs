@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use volary::ops::api::{
-    AckRequest, Action as Deed, DurationText, InboxQuery, NackRequest, SendAction, SendRequest,
+    AckRequest, Action as Deed, DurationText, InboxQuery, NackRequest, Send as Message, SendRequest,
 };
 use volary_kernel::{Clock, Name, SystemClock, TraceId};
 
@@ -134,7 +134,7 @@ async fn next(context: &Context, link: &Link, arguments: &Next) -> Outcome {
 }
 
 /// Durations are written for people; finer than this nobody asks.
-fn whole_millis(duration: Duration) -> Duration {
+pub fn whole_millis(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -156,10 +156,10 @@ fn deeds(arguments: &Ack) -> Result<Vec<Deed>, CliError> {
     let mut deeds = Vec::new();
     for (topic, json) in &arguments.send {
         let payload = Some(payload::json(json, "--send")?);
-        deeds.push(Deed::Send(SendAction {
+        deeds.push(Deed::Send(Message {
             topic: Some(topic.clone()),
             payload,
-            ..SendAction::default()
+            ..Message::default()
         }));
     }
     for (agent, json) in &arguments.send_to {
@@ -171,10 +171,10 @@ fn deeds(arguments: &Ack) -> Result<Vec<Deed>, CliError> {
             .because(&error)
         })?;
         let payload = Some(payload::json(json, "--send-to")?);
-        deeds.push(Deed::Send(SendAction {
+        deeds.push(Deed::Send(Message {
             to: Some(agent),
             payload,
-            ..SendAction::default()
+            ..Message::default()
         }));
     }
     for json in &arguments.report {
@@ -212,11 +212,15 @@ async fn nack(context: &Context, link: &Link, arguments: &Nack) -> Outcome {
 
 async fn send(context: &Context, link: &Link, arguments: &Send) -> Outcome {
     let request = SendRequest {
-        topic: arguments.target.topic.clone(),
-        to: arguments.target.to.clone(),
-        payload: Some(payload::read(&arguments.payload)?),
+        send: Message {
+            topic: arguments.target.topic.clone(),
+            to: arguments.target.to.clone(),
+            pool: arguments.target.pool.clone(),
+            payload: Some(payload::read(&arguments.payload)?),
+            ..Message::default()
+        },
         trace: arguments.trace,
-        ..SendRequest::default()
+        wait: None,
     };
     let reply = link.send(&request).await?;
     send::show(context, &reply)?;

@@ -5,6 +5,7 @@ pub mod down;
 pub mod events;
 pub mod explain;
 pub mod health;
+pub mod identity;
 pub mod init;
 pub mod inspect;
 pub mod journal;
@@ -12,10 +13,12 @@ pub mod link;
 pub mod logs;
 pub mod parked;
 pub mod payload;
+pub mod pools;
 pub mod ps;
 pub mod replay;
 pub mod schema;
 pub mod send;
+pub mod tasks;
 pub mod up;
 pub mod validate;
 
@@ -85,7 +88,10 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Inspect(arguments) => blocking(inspect::run(context, &arguments)),
         Command::Events(arguments) => blocking(events::run(context, &arguments)),
         Command::Send(arguments) => blocking(send::run(context, &arguments)),
+        Command::Identity(arguments) => identity::run(context, &arguments),
         Command::Health(arguments) => blocking(health::run(context, &arguments)),
+        Command::Tasks(action) => blocking(tasks::run(context, &action)),
+        Command::Pools(action) => blocking(pools::run(context, &action)),
         Command::Parked(action) => blocking(parked::run(context, &action)),
         Command::Journal(action) => journal::run(context, &action),
         Command::Replay(arguments) => blocking(replay::run(context, &arguments)),

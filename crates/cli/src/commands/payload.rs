@@ -53,6 +53,22 @@ pub fn json(text: &str, place: &str) -> Result<Box<RawValue>, CliError> {
     })
 }
 
+/// The first line of a file, or of standard input for `-`: a token.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn line(path: &str) -> Result<String, CliError> {
+    let text = if path == "-" {
+        text(io::stdin().lock(), "standard input")?
+    } else {
+        let file = fs::File::open(path).map_err(|error| {
+            CliError::new(codes::READ, format!("cannot open {path}")).because(&error)
+        })?;
+        text(file, path)?
+    };
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
 fn text(from: impl Read, place: &str) -> Result<String, CliError> {
     let mut text = String::new();
     from.take(LIMIT + 1)

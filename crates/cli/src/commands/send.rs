@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
-use volary::ops::api::{Admission, DurationText, Outcome as Ending, SendReply, SendRequest};
+use volary::ops::api::{Admission, DurationText, Outcome as Ending, Send, SendReply, SendRequest};
 use volary_kernel::{Name, TraceId};
 
 use crate::{
@@ -33,6 +33,12 @@ pub struct Arguments {
     /// A header for the receiver; may be repeated.
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// How urgent, 0 to 255 [default: 128].
+    #[arg(long, value_name = "NUMBER")]
+    priority: Option<u8>,
+    /// From when on nobody wants it: a duration like 30s, or an RFC 3339 time.
+    #[arg(long, value_name = "WHEN")]
+    deadline: Option<String>,
 }
 
 /// Whom a message is for.
@@ -45,6 +51,9 @@ pub struct Target {
     /// Agent that gets it.
     #[arg(long, value_name = "AGENT")]
     pub to: Option<Name>,
+    /// Pool one of whose members gets it.
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<Name>,
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -59,17 +68,22 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Outcome {
     let payload = payload::read(&arguments.payload)?;
     let node = Node::find(context, None)?;
     let request = SendRequest {
-        topic: arguments.target.topic.clone(),
-        to: arguments.target.to.clone(),
-        payload: Some(payload),
+        send: Send {
+            topic: arguments.target.topic.clone(),
+            to: arguments.target.to.clone(),
+            pool: arguments.target.pool.clone(),
+            payload: Some(payload),
+            headers: arguments
+                .headers
+                .iter()
+                .cloned()
+                .collect::<BTreeMap<_, _>>(),
+            priority: arguments.priority,
+            deadline: arguments.deadline.clone(),
+            ..Send::default()
+        },
         trace: arguments.trace,
-        headers: arguments
-            .headers
-            .iter()
-            .cloned()
-            .collect::<BTreeMap<_, _>>(),
         wait: arguments.wait.map(DurationText),
-        ..SendRequest::default()
     };
     let reply = node.send(&request).await?;
     show(context, &reply)?;
@@ -85,8 +99,13 @@ pub fn show(context: &Context, reply: &SendReply) -> Result<(), CliError> {
         .outcome
         .map(|outcome| format!(" outcome {}", word(&outcome)))
         .unwrap_or_default();
+    // Why something is not done is told by the error that ends the command.
+    let reason = match (&reply.outcome, &reply.reason) {
+        (Some(Ending::Done), Some(reason)) => format!(" ({reason})"),
+        _ => String::new(),
+    };
     context.ui.line(format_args!(
-        "{} id {} trace {}{outcome}",
+        "{} id {} trace {}{outcome}{reason}",
         word(&reply.admission),
         reply.id,
         reply.trace

@@ -101,6 +101,26 @@ pub fn load(
     Ok(loaded.fleet)
 }
 
+/// Loads a fleet to look at it. Says so, and gives nothing, where its manifests have errors.
+pub fn glance(context: &Context, dir: &Path) -> Option<FleetSpec> {
+    match read(dir, true) {
+        Ok(loaded) => Some(loaded.fleet),
+        Err(problems) => {
+            context.ui.say(format!(
+                "the manifests in {} cannot be read ({}); `volary validate` says why",
+                dir.display(),
+                problems.summary()
+            ));
+            None
+        }
+    }
+}
+
+/// Loads a fleet to look at it, without a word where it cannot be.
+pub fn quiet(dir: &Path) -> Option<FleetSpec> {
+    read(dir, true).ok().map(|loaded| loaded.fleet)
+}
+
 fn read(dir: &Path, insecure: bool) -> Result<Loaded, Problems> {
     let options = LoadOptions {
         files: Files::disk(),

@@ -116,6 +116,13 @@ impl Ui {
         let _gone = err.write_all(text.as_bytes()).and_then(|()| err.flush());
     }
 
+    /// How far long work is: one line that the next one is written over. Only on a terminal.
+    pub fn progress(&self, line: impl Display) {
+        if io::stderr().is_terminal() && !self.json {
+            self.draw(&format!("\r{line}\x1b[K\r"));
+        }
+    }
+
     /// Tells of an error: as text, or with `--json` as one document `{"error": {…}}` on standard error.
     pub fn tell(&self, error: &CliError) {
         let CliError::Told(told) = error else { return };

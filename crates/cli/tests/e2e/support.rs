@@ -4,11 +4,12 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use volary_testkit::{CliEnv, process::eventually};
+use volary_testkit::{CliEnv, Output, process::eventually};
 
 /// How long a fleet may take to become ready or to stop.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -16,6 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A fleet and the environment it lives in.
 pub struct Fleet {
     pub env: CliEnv,
+    /// The network namespace that its commands run in, if it is not the test's own.
+    pub netns: Option<String>,
 }
 
 /// One agent of a test fleet.
@@ -30,20 +33,13 @@ pub struct Agent<'a> {
 impl Fleet {
     /// Writes a fleet with a source `notes` and these agents; `extra` goes below the fleet's `spec:`.
     pub fn new(agents: &[Agent<'_>], extra: &str) -> Self {
+        Self::named("e2e", agents, extra)
+    }
+
+    /// The same under another name.
+    pub fn named(name: &str, agents: &[Agent<'_>], extra: &str) -> Self {
         let env = CliEnv::new(env!("CARGO_BIN_EXE_volary"));
         std::fs::create_dir_all(env.root().join("fleet/notes")).unwrap();
-        let list: String = agents
-            .iter()
-            .map(|agent| format!("    - ./{}\n", agent.name))
-            .collect();
-        env.write(
-            "fleet/fleet.yaml",
-            format!(
-                "apiVersion: volary.dev/v1\nkind: Fleet\nmetadata:\n  name: e2e\nspec:\n  agents:\n{list}  sources:\n    \
-                 notes: {{type: files, path: ./notes}}\n{}",
-                indent(extra, 2)
-            ),
-        );
         for agent in agents {
             env.write(
                 format!("fleet/{}/agent.yaml", agent.name),
@@ -55,14 +51,55 @@ impl Fleet {
             );
             env.write(format!("fleet/{}/run.sh", agent.name), agent.script);
         }
-        Self { env }
+        let names: Vec<&str> = agents.iter().map(|agent| agent.name).collect();
+        let fleet = Self { env, netns: None };
+        fleet.manifest(name, &names, extra);
+        fleet
+    }
+
+    /// Writes its fleet.yaml anew.
+    pub fn manifest(&self, name: &str, agents: &[&str], extra: &str) {
+        let list: String = agents
+            .iter()
+            .map(|agent| format!("    - ./{agent}\n"))
+            .collect();
+        self.env.write(
+            "fleet/fleet.yaml",
+            format!(
+                "apiVersion: volary.dev/v1\nkind: Fleet\nmetadata:\n  name: {name}\nspec:\n  agents:\n{list}  sources:\n    \
+                 notes: {{type: files, path: ./notes}}\n{}",
+                indent(extra, 2)
+            ),
+        );
+    }
+
+    /// A command of the program, where this fleet is.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let plain = self.env.command(arguments);
+        let Some(netns) = &self.netns else {
+            return plain;
+        };
+        let mut inside = Command::new("nsenter");
+        inside
+            .arg(format!("--net=/run/netns/{netns}"))
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .env_clear()
+            .current_dir(self.env.root())
+            .stdin(Stdio::null());
+        let set = plain.get_envs();
+        inside.envs(set.filter_map(|(name, value)| Some((name, value?))));
+        inside
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.env.run_within(PATIENCE, self.command(arguments))
     }
 
     /// Starts the node in the background and waits until everything is ready.
     pub fn up(&self) {
-        let up = self
-            .env
-            .run_within(PATIENCE, self.env.command(["up", "fleet", "-d"]));
+        let up = self.run(&["up", "fleet", "-d"]);
         assert_eq!(
             up.code,
             Some(0),
@@ -75,10 +112,7 @@ impl Fleet {
 
     /// Stops the node.
     pub fn down(&self) {
-        let _stopped = self
-            .env
-            .run_within(PATIENCE, self.env.command(["down", "-C", "fleet"]))
-            .ok();
+        let _stopped = self.run(&["down", "-C", "fleet"]).ok();
     }
 
     /// What the node wrote to its log.
@@ -107,7 +141,7 @@ impl Fleet {
 
     /// The journal so far.
     pub fn events(&self) -> Vec<Value> {
-        let output = self.env.run(["events", "--json", "-C", "fleet"]).ok();
+        let output = self.run(&["events", "--json", "-C", "fleet"]).ok();
         output
             .stdout
             .lines()
@@ -134,7 +168,7 @@ impl Fleet {
 
     /// Whether `journal verify` finds nothing wrong; its output either way.
     pub fn verify(&self) -> (bool, String) {
-        let output = self.env.run(["journal", "verify", "-C", "fleet"]);
+        let output = self.run(&["journal", "verify", "-C", "fleet"]);
         (
             output.code == Some(0),
             format!("{}{}", output.stdout, output.stderr),

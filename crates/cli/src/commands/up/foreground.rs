@@ -3,8 +3,7 @@
 use std::{convert::Infallible, pin::pin, time::Duration};
 
 use volary::{
-    Node as Served, NodeConfig, NodeError, deploy::backend::process::InitCommand,
-    ops::api::EventsQuery,
+    Node as Served, NodeConfig, deploy::backend::process::InitCommand, ops::api::EventsQuery,
 };
 use volary_kernel::{SystemClock, clock, task::Supervisor};
 
@@ -18,7 +17,7 @@ use crate::{
     client::Node,
     codes,
     commands::events,
-    error::{CliError, Outcome, exit_of},
+    error::{CliError, Outcome},
     exit::Exit,
 };
 
@@ -68,7 +67,7 @@ async fn serve(plan: &Plan<'_>) -> Outcome {
         CliError::new(codes::SYSTEM, "cannot listen to signals").because(&error)
     })?;
     let node = tokio::select! {
-        started = Box::pin(Served::start(config(plan)?)) => started.map_err(|error| failed(&error))?,
+        started = Box::pin(Served::start(config(plan)?)) => started.map_err(|error| CliError::of_node(&error))?,
         asked = signals.first() => return Ok(asked.drained()),
     };
     record::write(&plan.state, &plan.spec)?;
@@ -93,20 +92,6 @@ fn config(plan: &Plan<'_>) -> Result<NodeConfig, CliError> {
         clock: SystemClock::shared(),
         store: None,
     })
-}
-
-fn failed(error: &NodeError) -> CliError {
-    let code = error.code();
-    let told = CliError::foreign(
-        code.id,
-        error.to_string(),
-        Some(code.hint.into()),
-        exit_of(code.class),
-    );
-    match std::error::Error::source(error) {
-        Some(source) => told.because(source),
-        None => told,
-    }
 }
 
 /// From the start to the reason to stop.

@@ -112,7 +112,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Outcome {
 
 /// Makes the state folder, for its owner alone. A folder with something else in it is not touched: its permissions
 /// would be taken from whoever uses it.
-fn prepare(state: &Path) -> Result<(), CliError> {
+pub fn prepare(state: &Path) -> Result<(), CliError> {
     let is_state = state.join("node.lock").exists();
     // A start that failed early may have left an empty folder of logs.
     let is_foreign = |entry: fs::DirEntry| entry.file_name() != "logs";
