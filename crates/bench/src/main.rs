@@ -10,6 +10,10 @@
 //! | `store` | a durable batch on SQLite, hash chain included | hand-written group commit of the same records |
 //! | `idle` | a node with 100 process agents at rest | its allowance of memory and processor time |
 //! | `sign` | sealing and verifying frames of 64 | the bare signature and hashes |
+//! | `tcp` | links over TLS: loaded, loaded and sealed, one at a time | raw framed TLS of the same bytes, the bare signature |
+//! | `rate` | three levels asked and taken together | one keyed check of governor |
+//! | `tasks` | tasks claimed and reported on SQLite | hand-written group commit of the same records |
+//! | `replay` | recorded messages planned, and fed to a callback | reading and decoding the same rows |
 //! | `context` | a file's change until its dispatch is held | its allowance of time |
 
 mod bus;
@@ -17,9 +21,13 @@ mod context;
 mod figure;
 
 mod idle;
+mod rate;
+mod replay;
 mod rounds;
 mod sign;
 mod store;
+mod tasks;
+mod tcp;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -59,9 +67,11 @@ const GROUPS: &[(&str, Option<Measure>)] = &[
     ("bus", Some(bus::measure)),
     ("store", Some(store::measure)),
     ("idle", Some(idle::measure)),
-    ("tcp", None),
+    ("tcp", Some(tcp::measure)),
     ("sign", Some(sign::measure)),
-    ("rate", None),
+    ("rate", Some(rate::measure)),
+    ("tasks", Some(tasks::measure)),
+    ("replay", Some(replay::measure)),
     ("flow", None),
     ("context", Some(context::measure)),
     ("deploy", None),

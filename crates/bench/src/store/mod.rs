@@ -109,6 +109,36 @@ fn raw_rate(disk: &Path, committers: usize, time: Duration) -> Result<f64, Failu
     Ok(rate)
 }
 
+/// Pairs of commits per second of the hand-written writer: the records of a task's claim, then those of its report.
+pub fn raw_pairs(disk: &Path, workers: usize, count: usize) -> Result<f64, Failure> {
+    let folder = tempfile::tempdir_in(disk)?;
+    let (raw, writer) = raw::Raw::open(&folder.path().join("raw.db"))?;
+    let rate = runtime()?.block_on(async {
+        let (body, start) = (body(), SystemClock.mono());
+        let each = count / workers;
+        let tasks: Vec<_> = (0..workers)
+            .map(|_| {
+                let (raw, body) = (raw.clone(), body.clone());
+                crate::bus::background(async move {
+                    for _ in 0..each {
+                        raw.commit(Record::new(&body)).await;
+                        let more = vec![Record::new(&body), Record::new(&body)];
+                        raw.commit_all(Record::new(&body), more).await;
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await?;
+        }
+        let passed = (SystemClock.mono() - start).as_secs_f64();
+        Ok::<f64, Failure>((each * workers) as f64 / passed)
+    })?;
+    drop(raw);
+    writer.join().map_err(|_| "the writer panicked")?;
+    Ok(rate)
+}
+
 /// A runtime of two workers.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()

@@ -35,6 +35,8 @@ const APPEND: &str = "INSERT INTO journal (seq, at, kind, tenant, agent, trace, 
 
 struct Request {
     record: Record,
+    /// Puts beside it, without journal rows.
+    more: Vec<Record>,
     done: oneshot::Sender<()>,
 }
 
@@ -56,8 +58,13 @@ impl Raw {
 
     /// Returns when the records are durable.
     pub async fn commit(&self, record: Record) {
+        self.commit_all(record, Vec::new()).await;
+    }
+
+    /// The same, with more puts that have no journal row.
+    pub async fn commit_all(&self, record: Record, more: Vec<Record>) {
         let (done, durable) = oneshot::channel();
-        let sent = self.0.send(Request { record, done }).await;
+        let sent = self.0.send(Request { record, more, done }).await;
         assert!(sent.is_ok(), "the writer lives as long as its handles");
         durable.await.expect("the writer answers what it took");
     }
@@ -79,8 +86,11 @@ fn write(database: &Connection, mut waiting: mpsc::Receiver<Request>) -> rusqlit
         {
             let mut put = database.prepare_cached(PUT)?;
             let mut append = database.prepare_cached(APPEND)?;
-            for Request { record, .. } in &group {
+            for Request { record, more, .. } in &group {
                 seq += 1;
+                for other in more {
+                    put.execute((&other.key, seq, &other.value[..]))?;
+                }
                 put.execute((&record.key, seq, &record.value[..]))?;
                 append.execute((
                     seq,
