@@ -71,33 +71,30 @@ fn unreadable(path: &Path) -> CliError {
     CliError::new(codes::STATE, format!("cannot read {}", path.display()))
 }
 
-/// Whether the process holds a lock on the file, by the system's own table, which can be read without taking the lock
-/// for a moment from a node that starts. `None` where that table cannot be read.
+/// Whether the process holds a lock on the file, by what the system says of its open files: read without taking the lock
+/// for a moment from a node that starts. The table of all locks, `/proc/locks`, would not do: it is read page by page while
+/// others come and go, and a line that stays can be missed. `None` where the process cannot be looked into.
 fn holds_lock(pid: u32, path: &Path) -> Option<bool> {
-    let inode = match fs::metadata(path) {
-        Ok(metadata) => metadata.ino(),
+    let lock = match fs::metadata(path) {
+        Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(false),
         Err(_) => return None,
     };
-    let table = fs::read_to_string(PathBuf::from("/proc/locks")).ok()?;
-    Some(table.lines().any(|line| is_held(line, pid, inode)))
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let files = fs::read_dir(process.join("fd")).ok()?;
+    let held = files.flatten().any(|open| {
+        let same = fs::metadata(open.path())
+            .is_ok_and(|file| (file.dev(), file.ino()) == (lock.dev(), lock.ino()));
+        same && fs::read_to_string(process.join("fdinfo").join(open.file_name()))
+            .is_ok_and(|told| tells_of_a_lock(&told))
+    });
+    Some(held)
 }
 
-/// A line of the table: `1: FLOCK  ADVISORY  WRITE 708 08:01:1234 0 EOF`.
-fn is_held(line: &str, pid: u32, inode: u64) -> bool {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let Some(at) = words
-        .iter()
-        .position(|word| matches!(*word, "READ" | "WRITE"))
-    else {
-        return false;
-    };
-    let holder = words.get(at + 1).and_then(|word| word.parse::<u32>().ok());
-    let file = words
-        .get(at + 2)
-        .and_then(|word| word.rsplit(':').next())
-        .and_then(|word| word.parse::<u64>().ok());
-    holder == Some(pid) && file == Some(inode)
+/// Whether what is told of an open file has a line like `lock: 1: FLOCK  ADVISORY  WRITE 708 08:01:1234 0 EOF`.
+fn tells_of_a_lock(told: &str) -> bool {
+    told.lines()
+        .any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
 }
 
 /// What the system says about a process.
@@ -146,11 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_known_by_process_and_file() {
-        let line = "3: FLOCK  ADVISORY  WRITE 708 08:01:1234 0 EOF";
-        assert!(is_held(line, 708, 1234));
-        assert!(!is_held(line, 709, 1234) && !is_held(line, 708, 1235));
-        assert!(!is_held("3: -> FLOCK ADVISORY", 708, 1234));
+    fn a_lock_is_known_among_what_is_told_of_a_file() {
+        let open = "pos:\t0\nflags:\t02100002\nmnt_id:\t29\nino:\t1234\n";
+        assert!(!tells_of_a_lock(open));
+        let posix = format!("{open}lock:\t1: POSIX  ADVISORY  WRITE 708 08:01:1234 0 EOF\n");
+        assert!(!tells_of_a_lock(&posix));
+        let held = format!("{open}lock:\t1: FLOCK  ADVISORY  WRITE 708 08:01:1234 0 EOF\n");
+        assert!(tells_of_a_lock(&held));
     }
 
     #[test]
@@ -177,5 +176,31 @@ mod tests {
         let card = format!("{{\"pid\":{},\"ops\":\"127.0.0.1:1\"}}", std::process::id());
         std::fs::write(state.path().join("node.json"), card).unwrap();
         assert!(Presence::read(state.path()).unwrap().unwrap().lives());
+    }
+
+    #[test]
+    fn a_held_lock_is_seen_while_hundreds_of_others_come_and_go() {
+        let state = tempfile::tempdir().unwrap();
+        let lock = std::fs::File::create(state.path().join("node.lock")).unwrap();
+        lock.try_lock().unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let files: Vec<_> = (0..300)
+                    .map(|n| std::fs::File::create(state.path().join(n.to_string())).unwrap())
+                    .collect();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    files.iter().for_each(|file| file.lock().unwrap());
+                    files.iter().for_each(|file| file.unlock().unwrap());
+                }
+            });
+            let missed = (0..200)
+                .filter(|_| {
+                    holds_lock(std::process::id(), &state.path().join("node.lock")) != Some(true)
+                })
+                .count();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(missed, 0);
+        });
     }
 }
