@@ -1,0 +1,78 @@
+//! How a flow is run: its bounds, and the parts of its surroundings.
+
+use std::{sync::Arc, time::Duration};
+
+use volary_kernel::{SharedClock, SystemClock, Tenant, metric::Metrics, task::Supervisor};
+use volary_store::SharedStore;
+
+/// Bounds of a running flow. Every queue, map and buffer of it is behind one of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Most traces that live at once; `emit` waits beyond it. Default 100,000.
+    pub traces: usize,
+    /// Most messages and unread values of one trace at once; beyond it the trace fails. Default 1,024.
+    pub messages_per_trace: usize,
+    /// Most unread chunks of one trace; a node that streams waits beyond it. Default 64.
+    pub chunks_per_trace: usize,
+    /// How often a trace may go over edges that close a cycle. Default 64.
+    pub hops: u32,
+    /// Deadline of a trace that names none. Default none.
+    pub default_deadline: Option<Duration>,
+    /// How long what nobody has fetched is kept after a trace ended. Default 60 s.
+    pub result_ttl: Duration,
+    /// Most ended traces that are kept for fetching; the oldest goes first. Default 10,000.
+    pub results: usize,
+    /// A node that holds its thread for longer is told of. Default 250 ms.
+    pub blocked_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            traces: 100_000,
+            messages_per_trace: 1_024,
+            chunks_per_trace: 64,
+            hops: 64,
+            default_deadline: None,
+            result_ttl: Duration::from_secs(60),
+            results: 10_000,
+            blocked_after: Duration::from_millis(250),
+        }
+    }
+}
+
+/// What a flow is run with.
+#[derive(Clone)]
+pub struct RunConfig {
+    /// Bounds.
+    pub limits: Limits,
+    /// Whether chains of nodes run as one where nothing observable changes. Default true.
+    pub fuse: bool,
+    /// Where time comes from.
+    pub clock: SharedClock,
+    /// Whose children the flow's tasks are.
+    pub supervisor: Supervisor,
+    /// Where its counters are shown.
+    pub metrics: Metrics,
+    /// Tenants that metrics name; all others count as `other`. Default none.
+    pub metric_tenants: Vec<Tenant>,
+    /// Where durable flows, pauses and history are kept.
+    pub store: Option<SharedStore>,
+    /// Who is told of events, off the hot path.
+    pub observers: Vec<Arc<dyn crate::observe::Observer>>,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            fuse: true,
+            clock: SystemClock::shared(),
+            supervisor: Supervisor::new(),
+            metrics: Metrics::default(),
+            metric_tenants: Vec::new(),
+            store: None,
+            observers: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! How nodes and traces fail, and why an envelope was not accepted.
+
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use volary_kernel::{Name, TraceId};
+
+/// What a node returns when it cannot do its work.
+///
+/// Made from any error with `?`; such an error may be tried again. [`NodeError::permanent`] says that it would fail again.
+#[derive(Clone)]
+pub struct NodeError {
+    /// Why, for people.
+    pub message: Cow<'static, str>,
+    /// Whether another attempt could do better.
+    pub retryable: bool,
+    /// When the other side asked to be left alone until then (`Retry-After`): the next attempt waits at least this long.
+    pub retry_after: Option<Duration>,
+    /// What the node met.
+    pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl NodeError {
+    /// A failure that another attempt may mend.
+    pub fn retryable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            message: message.into(),
+            retryable: true,
+            retry_after: None,
+            source: None,
+        }
+    }
+
+    /// A failure that no other attempt will mend.
+    pub fn permanent(message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            retryable: false,
+            ..Self::retryable(message)
+        }
+    }
+
+    /// The next attempt waits at least this long.
+    #[must_use]
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+}
+
+impl fmt::Debug for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeError")
+            .field("message", &self.message)
+            .field("retryable", &self.retryable)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Any error of the node's own, as a failure that may be tried again. (`NodeError` is itself no `std::error::Error`, so that
+/// this does not collide.)
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for NodeError {
+    fn from(error: E) -> Self {
+        Self {
+            message: error.to_string().into(),
+            retryable: true,
+            retry_after: None,
+            source: Some(Arc::new(error)),
+        }
+    }
+}
+
+/// Why a trace failed, as one of a closed set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowErrorCode {
+    /// An attempt took longer than the node's timeout, and none was left.
+    NodeTimeout,
+    /// The node returned an error, and no attempt was left or it was permanent.
+    NodeError,
+    /// The node panicked.
+    NodePanic,
+    /// The breaker of the node is open.
+    BreakerOpen,
+    /// The trace went round declared cycles more often than allowed.
+    HopBudgetExhausted,
+    /// The trace had more messages or unread items at once than allowed.
+    TooManyMessages,
+    /// A router named a target that the node has no edge to.
+    NoSuchTarget,
+    /// A join could no longer get what it waits for.
+    JoinIncomplete,
+    /// The effect of a commit-once node is in doubt after a crash, and nothing can tell.
+    InDoubt,
+    /// What the trace needs could not be written to the store.
+    Store,
+}
+
+impl FlowErrorCode {
+    /// Its name as it stands in events, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NodeTimeout => "node_timeout",
+            Self::NodeError => "node_error",
+            Self::NodePanic => "node_panic",
+            Self::BreakerOpen => "breaker_open",
+            Self::HopBudgetExhausted => "hop_budget_exhausted",
+            Self::TooManyMessages => "too_many_messages",
+            Self::NoSuchTarget => "no_such_target",
+            Self::JoinIncomplete => "join_incomplete",
+            Self::InDoubt => "in_doubt",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// The failure that ended a trace. Cheap to clone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FlowError {
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The node where it failed.
+    pub node: Name,
+    /// What happened.
+    pub code: FlowErrorCode,
+    /// Why, for people.
+    pub message: String,
+    /// Attempts made, this one included; 1 is the first.
+    pub attempts: u32,
+    /// How long the last attempt took.
+    pub latency: Option<Duration>,
+    /// The timeout that passed, for [`FlowErrorCode::NodeTimeout`].
+    pub timeout: Option<Duration>,
+    /// What the node returned; not kept over a restart.
+    #[serde(skip)]
+    pub source: Option<NodeError>,
+}
+
+impl fmt::Display for FlowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "node {} failed after {} attempt(s): {}: {}",
+            self.node,
+            self.attempts,
+            self.code.as_str(),
+            self.message
+        )
+    }
+}
+
+impl std::error::Error for FlowError {}
+
+/// An envelope was not accepted; nothing of it happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmitError {
+    /// The flow is stopping or stopped.
+    #[error("the flow is stopped")]
+    Stopped,
+    /// The trace id belongs to a trace that lives, or whose outcome is still kept.
+    #[error("trace {0} is in use: give each request an id of its own")]
+    TraceInUse(TraceId),
+    /// Only of `emit_nowait`: the tenant's queue at the ingress is full.
+    #[error("the queue of this tenant is full")]
+    Full,
+    /// The deadline had passed before there was room.
+    #[error("the deadline passed before there was room")]
+    DeadlineExceeded,
+    /// A durable flow could not write the accepted envelope.
+    #[error("the envelope could not be stored: {0}")]
+    Store(String),
+}

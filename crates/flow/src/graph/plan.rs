@@ -1,0 +1,102 @@
+//! What the builder hands to the engine: a checked graph with its types erased. Pure data.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+use volary_kernel::Name;
+
+use crate::{context::Context, engine::Slot, policy::NodePolicy};
+
+/// A value between nodes, its type checked when the graph was built.
+pub(crate) type Payload = Box<dyn Any + Send>;
+
+/// Index of a node in its plan.
+pub(crate) type NodeIx = u16;
+
+/// A graph that passed all checks.
+pub(crate) struct Plan {
+    pub name: Name,
+    pub nodes: Vec<PlanNode>,
+    /// Every node that gets what is emitted.
+    pub ingress: SmallVec<[NodeIx; 2]>,
+    /// Clones what is emitted, where there are several of them.
+    pub clone_input: CloneFn,
+}
+
+/// Clones a payload of one known type.
+pub(crate) type CloneFn = fn(&(dyn Any + Send)) -> Payload;
+
+/// A node of a plan.
+pub(crate) struct PlanNode {
+    pub name: Name,
+    pub policy: NodePolicy,
+    pub work: Work,
+    /// Where its output goes, in the order of connecting.
+    pub out: SmallVec<[Edge; 2]>,
+    /// Clones an input, for further attempts.
+    pub clone_in: CloneFn,
+    /// Clones an output, for branches.
+    pub clone_out: CloneFn,
+    /// Name of its input's type, for pictures and messages.
+    pub input: &'static str,
+    /// Name of its output's type.
+    pub output: &'static str,
+}
+
+/// An edge, seen from its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub to: Target,
+    /// Declared as closing a cycle: it is exempt from the bound (what goes round was admitted before) and counts as a hop.
+    pub back: bool,
+    /// Most messages that wait on it, per tenant.
+    pub queue: usize,
+}
+
+/// Where an edge goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Node(NodeIx),
+    /// Out of the flow, to whoever waits for the trace.
+    Egress,
+}
+
+/// What a node does.
+pub(crate) enum Work {
+    /// Runs code.
+    Call(Arc<dyn Call>),
+    /// Gathers the messages of a trace.
+    Join(Join),
+}
+
+/// Code with its types erased.
+pub(crate) trait Call: Send + Sync {
+    /// Puts the future of an attempt into the slot, whose allocation is used again.
+    fn start(&self, input: Payload, context: Context, slot: &mut Slot);
+}
+
+/// What an attempt ended with.
+pub(crate) enum Step {
+    /// One value, to every edge.
+    Next(Payload),
+    /// Several, in order.
+    Each(Vec<Payload>),
+    /// To some edges, by their index in `PlanNode::out`.
+    To(SmallVec<[(u16, Payload); 2]>),
+    /// To nobody.
+    Nothing,
+    /// The final answer: yielded, then the trace is done.
+    Finish(Payload),
+}
+
+/// Gathers the messages of one trace.
+pub(crate) struct Join {
+    /// How many complete it; none is one from each edge into it.
+    pub count: Option<usize>,
+    /// Longest wait after the first.
+    pub timeout: Option<Duration>,
+    /// Whether what is there goes on when no more can come, or the wait is over.
+    pub partial: bool,
+    /// Makes the output from the inputs, in order of arrival.
+    pub gather: fn(Vec<Payload>) -> Payload,
+}

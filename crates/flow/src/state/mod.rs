@@ -1,0 +1,1 @@
+//! What outlives a process: histories of traces, durable traces, pauses.
