@@ -212,8 +212,6 @@ fn greeting(inner: &Inner, introduction: Bytes) -> Greeting {
 #[derive(Default)]
 struct Outbox {
     state: Mutex<Unwritten>,
-    /// There is something in it.
-    filled: Notify,
     /// All of it was written.
     emptied: Notify,
 }
@@ -228,7 +226,16 @@ struct Unwritten {
 impl Outbox {
     fn put(&self, control: &Control) {
         control::encode(control, &mut self.state.lock().buffer);
-        self.filled.notify_one();
+    }
+
+    /// Waits until there is something in it. Nobody is woken: what fills it is polled before whoever waits here, by the same
+    /// task. A wake of a task by itself costs a turn of the scheduler, which is most of an idle round trip.
+    async fn filled(&self) {
+        std::future::poll_fn(|_| match self.has_more() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
     }
 
     fn is_full(&self) -> bool {
@@ -291,9 +298,10 @@ impl Connection {
             let write = write(&mut writer, &outbox, introduction);
             tokio::pin!(write);
             let (ended, writable) = tokio::select! {
+                // What fills the outbox first, then what empties it: see `Outbox::filled`.
                 biased;
-                ended = &mut write => (ended, false),
                 ended = intake.run(&mut reader) => (ended, true),
+                ended = &mut write => (ended, false),
                 code = place.stop.told() => (Ended::Own(code, stopped(code).to_owned()), true),
             };
             // What was taken in is finished, whoever hears of it; who is told good-bye gets its answers first.
@@ -454,7 +462,7 @@ async fn write(
         if bytes.is_empty() {
             tokio::select! {
                 biased;
-                () = outbox.filled.notified() => {}
+                () = outbox.filled() => {}
                 changed = introduction.changed(), if introduced => {
                     introduced = changed.is_ok();
                     if introduced {
