@@ -14,6 +14,7 @@ pub(crate) type Payload = Box<dyn Any + Send>;
 pub(crate) type NodeIx = u16;
 
 /// A graph that passed all checks.
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub name: Name,
     pub nodes: Vec<PlanNode>,
@@ -27,10 +28,13 @@ pub(crate) struct Plan {
 pub(crate) type CloneFn = fn(&(dyn Any + Send)) -> Payload;
 
 /// A node of a plan.
+#[derive(Clone)]
 pub(crate) struct PlanNode {
     pub name: Name,
     pub policy: NodePolicy,
     pub work: Work,
+    /// Most messages that wait on each edge into it, per tenant; of an ingress also most emitted ones that wait.
+    pub queue: usize,
     /// Where its output goes, in the order of connecting.
     pub out: SmallVec<[Edge; 2]>,
     /// Clones an input, for further attempts.
@@ -49,7 +53,7 @@ pub(crate) struct Edge {
     pub to: Target,
     /// Declared as closing a cycle: it is exempt from the bound (what goes round was admitted before) and counts as a hop.
     pub back: bool,
-    /// Most messages that wait on it, per tenant.
+    /// Most messages that wait on it, per tenant: the `queue` of the node it leads to.
     pub queue: usize,
 }
 
@@ -62,6 +66,7 @@ pub(crate) enum Target {
 }
 
 /// What a node does.
+#[derive(Clone)]
 pub(crate) enum Work {
     /// Runs code.
     Call(Arc<dyn Call>),
@@ -71,7 +76,8 @@ pub(crate) enum Work {
 
 /// Code with its types erased.
 pub(crate) trait Call: Send + Sync {
-    /// Puts the future of an attempt into the slot, whose allocation is used again.
+    /// Puts the future of an attempt into the slot, whose allocation is used again. The code may panic already here: the
+    /// caller contains it, as it does for polls.
     fn start(&self, input: Payload, context: Context, slot: &mut Slot);
 }
 
@@ -85,11 +91,14 @@ pub(crate) enum Step {
     To(SmallVec<[(u16, Payload); 2]>),
     /// To nobody.
     Nothing,
+    /// To a target that the node has no edge to: the trace fails with `NoSuchTarget` and this message, whatever the policy.
+    NoSuchTarget(String),
     /// The final answer: yielded, then the trace is done.
     Finish(Payload),
 }
 
 /// Gathers the messages of one trace.
+#[derive(Clone)]
 pub(crate) struct Join {
     /// How many complete it; none is one from each edge into it.
     pub count: Option<usize>,

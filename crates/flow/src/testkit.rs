@@ -1,0 +1,1 @@
+//! For tests of flows: run one input, look at the nodes it went through, inject failures.
