@@ -1,8 +1,16 @@
 //! How a node is run: time, attempts, concurrency, breaker. Pure arithmetic; the engine supplies time and randomness.
 
+pub(crate) mod breaker;
+pub(crate) mod budget;
+mod check;
+pub(crate) mod guard;
+pub(crate) mod retry;
+
 use std::time::Duration;
 
 use volary_kernel::retry::Backoff;
+
+pub use check::PolicyProblem;
 
 /// How the attempts of a node are run.
 ///
@@ -21,7 +29,7 @@ pub struct NodePolicy {
     #[doc(alias = "backoff_base")]
     #[doc(alias = "backoff_mult")]
     pub backoff: Backoff,
-    /// Share of attempts that may be retries, over all traces of the node. Default: see [`RetryBudget`].
+    /// Share of attempts that may be retries, over all traces of one tenant. Default: see [`RetryBudget`].
     pub retry_budget: RetryBudget,
     /// Opens after failures in a row and refuses for a while. Default none.
     pub breaker: Option<Breaker>,
@@ -41,6 +49,8 @@ impl Default for NodePolicy {
 }
 
 /// Bounds retry storms: retries are paid from tokens that first attempts earn (the scheme of gRFC A6 and of Finagle).
+///
+/// Each tenant has its own at each node, so that one tenant's failures do not spend the retries of another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryBudget {
     /// Retries that each first attempt earns. Default 0.2.
@@ -59,6 +69,8 @@ impl Default for RetryBudget {
 }
 
 /// A circuit breaker per node and tenant.
+///
+/// Errors, timeouts and panics count. A permanent error is an answer of the other side and counts neither way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Breaker {
     /// Failed attempts in a row that open it.
