@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use volary_kernel::{SharedClock, SystemClock, Tenant, metric::Metrics, task::Supervisor};
+use volary_kernel::{
+    SharedClock, SystemClock, Tenant, metric::Metrics, secret::Redactor, task::Supervisor,
+};
 use volary_store::SharedStore;
 
 /// Bounds of a running flow. Every queue, map and buffer of it is behind one of them.
@@ -60,6 +62,8 @@ pub struct RunConfig {
     pub store: Option<SharedStore>,
     /// Who is told of events, off the hot path.
     pub observers: Vec<Arc<dyn crate::observe::Observer>>,
+    /// Knows the secrets that must not be shown in events and logs; error texts of nodes pass it. Default none.
+    pub redactor: Option<Redactor>,
 }
 
 impl Default for RunConfig {
@@ -73,6 +77,7 @@ impl Default for RunConfig {
             metric_tenants: Vec::new(),
             store: None,
             observers: Vec::new(),
+            redactor: None,
         }
     }
 }

@@ -1,0 +1,385 @@
+//! What stages write down on the hot path, and what it stands for. Pure.
+
+use std::time::Duration;
+
+use volary_kernel::{Mono, TraceId};
+
+use super::event::FlowEventKind;
+use crate::{graph::plan::NodeIx, outcome::Outcome};
+
+/// Whose record it is. Copied, never shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TraceTag {
+    /// The trace.
+    pub id: TraceId,
+    /// Index of its tenant, as the engine counts them; must mean the same tenant as long as the flow runs.
+    pub tenant: u32,
+    /// How many edges that close a cycle it has gone over: it orders rounds that fall into one millisecond.
+    pub hops: u16,
+}
+
+/// Stands for "about no node".
+const NO_NODE: NodeIx = NodeIx::MAX;
+
+/// One record: a cache line.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub tag: TraceTag,
+    body: Body,
+}
+
+const _: () = assert!(size_of::<Record>() <= 64);
+
+#[derive(Debug)]
+enum Body {
+    /// Nodes of a fused chain, each started and succeeded.
+    Chain {
+        chain: u16,
+        first: u16,
+        count: u16,
+        started: Mono,
+        ended: Mono,
+    },
+    /// A whole trace: accepted, gone through all nodes of a chain, done.
+    Whole {
+        chain: u16,
+        accepted: Mono,
+        started: Mono,
+        ended: Mono,
+    },
+    Event {
+        node: NodeIx,
+        attempt: u32,
+        at: Mono,
+        kind: Kind,
+    },
+}
+
+/// A duration in half the space; 584 years fit.
+type Nanos = u64;
+
+fn nanos(duration: Duration) -> Nanos {
+    Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
+}
+
+/// A [`FlowEventKind`] in little space: the frequent ones without an allocation.
+#[derive(Debug)]
+enum Kind {
+    TraceStart,
+    Done(Nanos),
+    Cancelled(Nanos),
+    DeadlineExceeded(Nanos),
+    NodeStart,
+    NodeSuccess(Nanos),
+    NodeCancelled,
+    LateResult,
+    DeadlineSkip,
+    CancelDrop,
+    CancelFinish,
+    Other(Box<FlowEventKind>),
+}
+
+impl Kind {
+    #[inline]
+    fn pack(kind: FlowEventKind) -> Self {
+        match kind {
+            FlowEventKind::TraceStart => Self::TraceStart,
+            FlowEventKind::TraceEnd {
+                outcome: Outcome::Done,
+                latency,
+            } => Self::Done(nanos(latency)),
+            FlowEventKind::TraceEnd {
+                outcome: Outcome::Cancelled,
+                latency,
+            } => Self::Cancelled(nanos(latency)),
+            FlowEventKind::TraceEnd {
+                outcome: Outcome::DeadlineExceeded,
+                latency,
+            } => Self::DeadlineExceeded(nanos(latency)),
+            FlowEventKind::NodeStart => Self::NodeStart,
+            FlowEventKind::NodeSuccess { latency } => Self::NodeSuccess(nanos(latency)),
+            FlowEventKind::NodeCancelled => Self::NodeCancelled,
+            FlowEventKind::LateResult => Self::LateResult,
+            FlowEventKind::DeadlineSkip => Self::DeadlineSkip,
+            FlowEventKind::CancelDrop => Self::CancelDrop,
+            FlowEventKind::CancelFinish => Self::CancelFinish,
+            other => Self::Other(Box::new(other)),
+        }
+    }
+
+    fn unpack(self) -> FlowEventKind {
+        let end = |outcome, latency| FlowEventKind::TraceEnd { outcome, latency };
+        match self {
+            Self::TraceStart => FlowEventKind::TraceStart,
+            Self::Done(latency) => end(Outcome::Done, Duration::from_nanos(latency)),
+            Self::Cancelled(latency) => end(Outcome::Cancelled, Duration::from_nanos(latency)),
+            Self::DeadlineExceeded(latency) => end(Outcome::DeadlineExceeded, Duration::from_nanos(latency)),
+            Self::NodeStart => FlowEventKind::NodeStart,
+            Self::NodeSuccess(latency) => FlowEventKind::NodeSuccess {
+                latency: Duration::from_nanos(latency),
+            },
+            Self::NodeCancelled => FlowEventKind::NodeCancelled,
+            Self::LateResult => FlowEventKind::LateResult,
+            Self::DeadlineSkip => FlowEventKind::DeadlineSkip,
+            Self::CancelDrop => FlowEventKind::CancelDrop,
+            Self::CancelFinish => FlowEventKind::CancelFinish,
+            Self::Other(kind) => *kind,
+        }
+    }
+}
+
+/// What a record stands for, one by one: the node (if any), the attempt, when, and what.
+pub(crate) type Told<'a> = &'a mut dyn FnMut(Option<NodeIx>, u32, Mono, FlowEventKind);
+
+impl Record {
+    #[inline]
+    pub(crate) fn chain(
+        tag: TraceTag,
+        (chain, first, count): (u16, u16, u16),
+        started: Mono,
+        ended: Mono,
+    ) -> Self {
+        let body = Body::Chain {
+            chain,
+            first,
+            count,
+            started,
+            ended,
+        };
+        Self { tag, body }
+    }
+
+    #[inline]
+    pub(crate) fn whole(
+        tag: TraceTag,
+        chain: u16,
+        accepted: Mono,
+        started: Mono,
+        ended: Mono,
+    ) -> Self {
+        let body = Body::Whole {
+            chain,
+            accepted,
+            started,
+            ended,
+        };
+        Self { tag, body }
+    }
+
+    #[inline]
+    pub(crate) fn event(
+        tag: TraceTag,
+        node: Option<NodeIx>,
+        attempt: u32,
+        at: Mono,
+        kind: FlowEventKind,
+    ) -> Self {
+        let body = Body::Event {
+            node: node.unwrap_or(NO_NODE),
+            attempt,
+            at,
+            kind: Kind::pack(kind),
+        };
+        Self { tag, body }
+    }
+
+    /// How many events it stands for.
+    pub(crate) fn events(&self, chains: &[Vec<NodeIx>]) -> u64 {
+        match &self.body {
+            Body::Chain { count, .. } => 2 * u64::from(*count),
+            Body::Whole { chain, .. } => 2 + 2 * len(chains, *chain),
+            Body::Event { .. } => 1,
+        }
+    }
+
+    /// Bytes that it holds besides itself.
+    pub(crate) fn extra(&self) -> usize {
+        let Body::Event {
+            kind: Kind::Other(kind),
+            ..
+        } = &self.body
+        else {
+            return 0;
+        };
+        let text = match &**kind {
+            FlowEventKind::NodeError { error, .. } | FlowEventKind::NodeFailed { error, .. } => {
+                error.len()
+            }
+            FlowEventKind::TraceEnd {
+                outcome: Outcome::Failed(error),
+                ..
+            } => error.message.len(),
+            _ => 0,
+        };
+        size_of::<FlowEventKind>() + text
+    }
+
+    /// Tells all events it stands for, in order.
+    pub(crate) fn expand(self, chains: &[Vec<NodeIx>], told: Told<'_>) {
+        match self.body {
+            Body::Chain {
+                chain,
+                first,
+                count,
+                started,
+                ended,
+            } => {
+                let nodes = chains.get(usize::from(chain)).map_or(&[][..], Vec::as_slice);
+                let range = nodes
+                    .iter()
+                    .skip(usize::from(first))
+                    .take(usize::from(count));
+                nodes_of(range, started, ended, told);
+            }
+            Body::Whole {
+                chain,
+                accepted,
+                started,
+                ended,
+            } => {
+                let nodes = chains.get(usize::from(chain)).map_or(&[][..], Vec::as_slice);
+                told(None, 0, accepted, FlowEventKind::TraceStart);
+                nodes_of(nodes.iter(), started, ended, told);
+                let done = FlowEventKind::TraceEnd {
+                    outcome: Outcome::Done,
+                    latency: ended - accepted,
+                };
+                told(None, 0, ended, done);
+            }
+            Body::Event {
+                node,
+                attempt,
+                at,
+                kind,
+            } => {
+                let node = (node != NO_NODE).then_some(node);
+                told(node, attempt, at, kind.unpack());
+            }
+        }
+    }
+
+    /// When it began, for order.
+    pub(crate) fn at(&self) -> Mono {
+        match &self.body {
+            Body::Chain { started, .. } => *started,
+            Body::Whole { accepted, .. } => *accepted,
+            Body::Event { at, .. } => *at,
+        }
+    }
+
+    /// Where it stands among records of one millisecond: time, rounds, then the way through the graph.
+    pub(crate) fn key(&self, chains: &[Vec<NodeIx>], ranks: &[u16]) -> (Mono, u16, u16) {
+        let node_rank = |node: Option<&NodeIx>| {
+            node.and_then(|node| ranks.get(usize::from(*node)))
+                .map_or(RANK_FIRST, |rank| rank.saturating_add(RANK_NODE))
+        };
+        let (hops, rank) = match &self.body {
+            Body::Chain { chain, first, .. } => {
+                let chain = chains.get(usize::from(*chain));
+                let node = chain.and_then(|nodes| nodes.get(usize::from(*first)));
+                (self.tag.hops, node_rank(node))
+            }
+            Body::Whole { .. } => (0, RANK_FIRST),
+            Body::Event { node, kind, .. } => match kind {
+                Kind::TraceStart => (0, RANK_FIRST),
+                Kind::Done(_)
+                | Kind::Cancelled(_)
+                | Kind::DeadlineExceeded(_)
+                | Kind::CancelFinish
+                | Kind::LateResult => (u16::MAX, RANK_LAST),
+                Kind::Other(kind) if matches!(**kind, FlowEventKind::TraceEnd { .. }) => {
+                    (u16::MAX, RANK_LAST)
+                }
+                _ if *node == NO_NODE => (self.tag.hops, RANK_TRACE),
+                _ => (self.tag.hops, node_rank(Some(node))),
+            },
+        };
+        (self.at(), hops, rank)
+    }
+}
+
+const RANK_FIRST: u16 = 0;
+const RANK_TRACE: u16 = 1;
+const RANK_NODE: u16 = 2;
+const RANK_LAST: u16 = u16::MAX;
+
+fn len(chains: &[Vec<NodeIx>], chain: u16) -> u64 {
+    chains.get(usize::from(chain)).map_or(0, |nodes| nodes.len() as u64)
+}
+
+fn nodes_of<'a>(
+    nodes: impl Iterator<Item = &'a NodeIx>,
+    started: Mono,
+    ended: Mono,
+    told: Told<'_>,
+) {
+    let latency = ended - started;
+    for node in nodes {
+        told(Some(*node), 1, started, FlowEventKind::NodeStart);
+        told(Some(*node), 1, ended, FlowEventKind::NodeSuccess { latency });
+    }
+}
+
+/// Puts records of several stages into the order of each trace.
+///
+/// A stage hands its records over at the end of a wake, so what one node caused at another may arrive first. Records
+/// therefore wait one round, and are then told by time, rounds over cycles, and place in the graph. A stage that hands
+/// over later than a round (its node held the thread) is told late.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    held: Vec<Record>,
+    seen: Mono,
+}
+
+impl Window {
+    /// Takes in what arrived and leaves in `fresh` what is to be told now; all of it if `all`, or if nothing arrived.
+    pub(crate) fn round(
+        &mut self,
+        fresh: &mut Vec<Record>,
+        all: bool,
+        chains: &[Vec<NodeIx>],
+        ranks: &[u16],
+    ) {
+        let all = all || fresh.is_empty();
+        let cut = self.seen;
+        self.seen = fresh.iter().map(Record::at).fold(cut, Mono::max);
+        self.held.append(fresh);
+        self.held.sort_by_key(|record| record.key(chains, ranks));
+        let until = if all {
+            self.held.len()
+        } else {
+            self.held.partition_point(|record| record.at() <= cut)
+        };
+        fresh.extend(self.held.drain(..until));
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+}
+
+/// The place of each node on the way through the graph, cycles not counted: after all that lead to it.
+pub(crate) fn ranks(nodes: usize, edges: impl Iterator<Item = (NodeIx, NodeIx)>) -> Vec<u16> {
+    let mut incoming = vec![0usize; nodes];
+    let mut out: Vec<Vec<usize>> = vec![Vec::new(); nodes];
+    for (from, to) in edges {
+        let (from, to) = (usize::from(from), usize::from(to));
+        out[from].push(to);
+        incoming[to] += 1;
+    }
+    let mut ranks = vec![0; nodes];
+    let mut open: Vec<usize> = (0..nodes).filter(|node| incoming[*node] == 0).collect();
+    let mut next = 0;
+    while let Some(node) = open.get(next).copied() {
+        ranks[node] = u16::try_from(next).unwrap_or(u16::MAX);
+        next += 1;
+        for to in std::mem::take(&mut out[node]) {
+            incoming[to] -= 1;
+            if incoming[to] == 0 {
+                open.push(to);
+            }
+        }
+    }
+    ranks
+}
