@@ -1,9 +1,9 @@
 //! What happens in a flow, told off its hot path.
 
 mod event;
-mod metrics;
+pub(crate) mod metrics;
 mod record;
-mod tap;
+pub(crate) mod tap;
 
 pub use event::{FlowEvent, FlowEventKind};
 
