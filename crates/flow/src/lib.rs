@@ -30,5 +30,6 @@ pub use config::{Limits, RunConfig};
 pub use context::Context;
 pub use envelope::{Envelope, Headers, Meta};
 pub use error::{EmitError, FlowError, FlowErrorCode, NodeError};
+pub use graph::{Flow, FlowBuilder};
 pub use node::{Emit, Node};
 pub use outcome::{CancelReport, DropReason, Item, Outcome, StopReport};

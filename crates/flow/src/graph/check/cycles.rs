@@ -1,0 +1,115 @@
+//! Cycles: each is declared by the edge that closes it, and what is declared does close one. Pure.
+
+use crate::graph::{
+    problem::{Problem, ProblemCode},
+    sketch::{End, Sketch},
+};
+
+pub(super) fn check(sketch: &Sketch, problems: &mut Vec<Problem>) {
+    let forward = sketch.successors(|edge| !edge.back);
+    let groups = components(&forward);
+    for group in &groups {
+        let start = group[0];
+        let Some(path) = path(&forward, start, start) else {
+            continue;
+        };
+        let name = |node: &usize| sketch.nodes[*node].name.as_str();
+        let shown: Vec<&str> = path.iter().map(name).collect();
+        let (last, first) = (shown[shown.len() - 2], shown[0]);
+        problems.push(Problem {
+            code: ProblemCode::UndeclaredCycle,
+            place: format!("cycle {}", shown.join(" → ")),
+            message: "is not declared".to_owned(),
+            hint: format!(
+                "remove an edge, or declare the one that closes it: b.connect_back({last}, {first})"
+            ),
+        });
+    }
+    for edge in sketch.edges.iter().filter(|edge| edge.back) {
+        let End::Node(to) = edge.to else { continue };
+        if edge.from == to || path(&forward, to, edge.from).is_some() {
+            continue;
+        }
+        let (from, to) = (&sketch.nodes[edge.from].name, &sketch.nodes[to].name);
+        problems.push(Problem {
+            code: ProblemCode::NotACycle,
+            place: format!("edge `{from}` → `{to}`"),
+            message: format!(
+                "is declared as closing a cycle, but no way leads from `{to}` to `{from}`"
+            ),
+            hint: format!("use b.connect({from}, {to}), which has a bounded queue"),
+        });
+    }
+}
+
+/// The shortest way from a node to another over at least one edge, both included.
+fn path(next: &[Vec<usize>], from: usize, to: usize) -> Option<Vec<usize>> {
+    let mut came_from = vec![None; next.len()];
+    let mut open = std::collections::VecDeque::from([from]);
+    while let Some(node) = open.pop_front() {
+        for step in &next[node] {
+            if *step == to {
+                let mut way = vec![to, node];
+                let mut at = node;
+                while at != from {
+                    at = came_from[at]?;
+                    way.push(at);
+                }
+                way.reverse();
+                return Some(way);
+            }
+            if *step != from && came_from[*step].is_none() {
+                came_from[*step] = Some(node);
+                open.push_back(*step);
+            }
+        }
+    }
+    None
+}
+
+/// Nodes that reach each other, in groups; each in the order of adding.
+///
+/// Two passes in depth (Kosaraju), without recursion: a graph may be one long chain.
+fn components(next: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let count = next.len();
+    let mut order = Vec::with_capacity(count);
+    let mut seen = vec![false; count];
+    for root in 0..count {
+        if std::mem::replace(&mut seen[root], true) {
+            continue;
+        }
+        let mut stack = vec![(root, 0)];
+        while let Some((node, edge)) = stack.pop() {
+            let Some(to) = next[node].get(edge) else {
+                order.push(node);
+                continue;
+            };
+            stack.push((node, edge + 1));
+            if !std::mem::replace(&mut seen[*to], true) {
+                stack.push((*to, 0));
+            }
+        }
+    }
+    let before = super::reversed(next);
+    let mut taken = vec![false; count];
+    let mut groups = Vec::new();
+    for root in order.into_iter().rev() {
+        if std::mem::replace(&mut taken[root], true) {
+            continue;
+        }
+        let mut group = vec![root];
+        let mut at = 0;
+        while at < group.len() {
+            for from in &before[group[at]] {
+                if !std::mem::replace(&mut taken[*from], true) {
+                    group.push(*from);
+                }
+            }
+            at += 1;
+        }
+        group.sort_unstable();
+        groups.push(group);
+    }
+    groups.sort_unstable();
+    groups
+}

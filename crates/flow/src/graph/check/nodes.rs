@@ -1,0 +1,211 @@
+//! Each node by itself: bounds, numbers, settings that mean something. Pure.
+
+use std::time::Duration;
+
+use crate::graph::{
+    describe::NodeKind,
+    problem::{Problem, ProblemCode},
+    sketch::{End, JoinSketch, NodeSketch, Sketch},
+};
+
+pub(super) fn check(sketch: &Sketch, problems: &mut Vec<Problem>) {
+    if sketch.queue_maxsize == 0 {
+        problems.push(Problem {
+            code: ProblemCode::ZeroBound,
+            place: "the flow".to_owned(),
+            message: "its queue_maxsize is 0, so that no message could wait".to_owned(),
+            hint: "set it to at least 1; the default is 64".to_owned(),
+        });
+    }
+    for (ix, node) in sketch.nodes.iter().enumerate() {
+        let mut found = Found { node, problems };
+        found.bounds();
+        if node.join.is_none() {
+            found.policy();
+        } else if node.policy_set {
+            found.tell(
+                ProblemCode::NoEffect,
+                "has a policy, but a join runs no code",
+                "use b.join_policy for its timeout and partial results",
+            );
+        }
+        if let Some(join) = node.join {
+            found.join(sketch, ix, join);
+        }
+        if node.kind == NodeKind::Switch && !leads_on(sketch, ix) {
+            found.tell(
+                ProblemCode::NoArms,
+                "is a switch without arms, so that every value fails",
+                "add arms with .arm(label, take, node)",
+            );
+        }
+        found.table(sketch, ix);
+    }
+}
+
+fn leads_on(sketch: &Sketch, node: usize) -> bool {
+    sketch.edges.iter().any(|edge| edge.from == node)
+}
+
+/// A node and where its problems go.
+struct Found<'a> {
+    node: &'a NodeSketch,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Found<'_> {
+    fn tell(&mut self, code: ProblemCode, message: impl Into<String>, hint: impl Into<String>) {
+        self.problems.push(Problem {
+            code,
+            place: super::node(&self.node.name),
+            message: message.into(),
+            hint: hint.into(),
+        });
+    }
+
+    fn bounds(&mut self) {
+        if self.node.queue == Some(0) {
+            self.tell(
+                ProblemCode::ZeroBound,
+                "its queue is 0, so that no message could wait for it",
+                "set it to at least 1; the default is 64",
+            );
+        }
+        if self.node.width == Some(0) {
+            self.tell(
+                ProblemCode::ZeroBound,
+                "works on 0 elements at once",
+                "set it to at least 1",
+            );
+        }
+    }
+
+    fn policy(&mut self) {
+        let policy = &self.node.policy;
+        let (timeout, budget, backoff, breaker) = (
+            policy.timeout,
+            policy.retry_budget,
+            policy.backoff,
+            policy.breaker,
+        );
+        if policy.concurrency == 0 {
+            self.tell(
+                ProblemCode::ZeroBound,
+                "its concurrency is 0, so that it would never run",
+                "set it to at least 1",
+            );
+        }
+        if timeout == Some(Duration::ZERO) {
+            self.tell(
+                ProblemCode::ZeroBound,
+                "its timeout is 0, so that every attempt would fail",
+                "give it a time, or None for the trace's deadline alone",
+            );
+        }
+        if !(budget.ratio.is_finite() && budget.ratio >= 0.0) {
+            self.tell(
+                ProblemCode::BadNumber,
+                format!("its retry budget has the ratio {}", budget.ratio),
+                "give a share from 0 on, like 0.2",
+            );
+        }
+        if !(backoff.factor.is_finite() && backoff.factor >= 1.0) {
+            self.tell(
+                ProblemCode::BadNumber,
+                format!("its back-off grows by the factor {}", backoff.factor),
+                "give a factor from 1 on, like 2",
+            );
+        }
+        if !(0.0..=1.0).contains(&backoff.jitter) {
+            self.tell(
+                ProblemCode::BadNumber,
+                format!("its back-off has the jitter {}", backoff.jitter),
+                "give a share from 0 to 1, like 0.2",
+            );
+        }
+        if breaker.is_some_and(|breaker| breaker.failures == 0) {
+            self.tell(
+                ProblemCode::ZeroBound,
+                "its breaker opens after 0 failures, so that nothing would run",
+                "set failures to at least 1, or breaker to None",
+            );
+        }
+        if breaker.is_some_and(|breaker| breaker.open_for.is_zero()) {
+            self.tell(
+                ProblemCode::ZeroBound,
+                "its breaker opens for no time, so that it would do nothing",
+                "give open_for a time, or set breaker to None",
+            );
+        }
+    }
+
+    fn join(&mut self, sketch: &Sketch, ix: usize, join: JoinSketch) {
+        if join.count == Some(0) {
+            self.tell(
+                ProblemCode::ZeroBound,
+                "joins 0 messages, so that it would never begin",
+                "set k to at least 1, or use b.join_all",
+            );
+        }
+        if join.timeout == Some(Duration::ZERO) {
+            self.tell(
+                ProblemCode::ZeroBound,
+                "its timeout is 0, so that it would never wait",
+                "give it a time, or None",
+            );
+        }
+        if sketch.ingress.contains(&ix) {
+            self.tell(
+                ProblemCode::BadJoin,
+                "is a join and an ingress: one emitted value is nothing to join",
+                "put a node in front of it",
+            );
+        }
+        let back = sketch
+            .edges
+            .iter()
+            .any(|edge| edge.back && edge.to == End::Node(ix));
+        if join.count.is_none() && back {
+            self.tell(
+                ProblemCode::BadJoin,
+                "waits for every edge into it, and one of them only brings what it itself set off",
+                "use b.join_k, or lead the loop to a node in front of the join",
+            );
+        }
+    }
+
+    fn table(&mut self, sketch: &Sketch, ix: usize) {
+        let edges = sketch.edges.iter().filter(|edge| edge.from == ix);
+        let exits: Vec<&str> = edges.map(|edge| sketch.name_of(edge.to)).collect();
+        for name in &self.node.table {
+            if exits.contains(&name.as_str()) {
+                continue;
+            }
+            self.tell(
+                ProblemCode::NoSuchTarget,
+                format!("its routing table names `{name}`, to which it does not lead"),
+                match near(name, &exits) {
+                    Some(exit) => format!("write `{exit}`, or connect it to a node `{name}`"),
+                    None => format!("it leads to {}", listing(&exits)),
+                },
+            );
+        }
+    }
+}
+
+/// What was probably meant.
+fn near<'a>(word: &str, among: &[&'a str]) -> Option<&'a str> {
+    let distance = |other: &&str| strsim::damerau_levenshtein(word, other);
+    let best = among.iter().min_by_key(|other| distance(other))?;
+    (distance(best) <= 1 + word.len() / 4).then_some(*best)
+}
+
+/// `a`, `b` and `c`; `nowhere` for none.
+pub(crate) fn listing(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        None => "nowhere".to_owned(),
+        Some((only, [])) => only.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+    }
+}

@@ -1,0 +1,185 @@
+//! A checked graph, ready to be started, shown and drawn.
+
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+use smallvec::SmallVec;
+use volary_kernel::Name;
+
+use super::{
+    builder::Pending,
+    check,
+    describe::Description,
+    draw::Direction,
+    plan::{CloneFn, Edge, Join, NodeIx, Plan, PlanNode, Target, Work},
+    problem::{BuildErrors, Problem, ProblemCode},
+    refs::NodeKey,
+    route::Exits,
+    sketch::{End, Sketch},
+};
+
+/// A graph that passed all checks. Cheap to clone; can be started several times, each run by itself.
+pub struct Flow<In, Out> {
+    pub(crate) plan: Arc<Plan>,
+    description: Arc<Description>,
+    types: PhantomData<fn(In) -> Out>,
+}
+
+impl<In, Out> Clone for Flow<In, Out> {
+    fn clone(&self) -> Self {
+        Self {
+            plan: self.plan.clone(),
+            description: self.description.clone(),
+            types: PhantomData,
+        }
+    }
+}
+
+impl<In, Out> fmt::Debug for Flow<In, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Flow({}, {} nodes)",
+            self.plan.name,
+            self.plan.nodes.len()
+        )
+    }
+}
+
+impl<In, Out> Flow<In, Out> {
+    /// The flow as data.
+    pub fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    /// The graph as a Mermaid flowchart.
+    pub fn to_mermaid(&self, direction: Direction) -> String {
+        self.description.to_mermaid(direction)
+    }
+
+    /// The graph in the DOT language of Graphviz.
+    pub fn to_dot(&self, direction: Direction) -> String {
+        self.description.to_dot(direction)
+    }
+}
+
+impl<In, Out> Flow<In, Out> {
+    /// Checks the sketch and makes the plan of it.
+    pub(crate) fn assemble(
+        sketch: Sketch,
+        parts: Vec<(Pending, CloneFn, CloneFn)>,
+        clone_input: CloneFn,
+        builder: u32,
+    ) -> Result<Self, BuildErrors> {
+        let problems = check::check(&sketch);
+        let failed = |problems| BuildErrors {
+            flow: sketch.name.clone(),
+            problems,
+        };
+        if !problems.is_empty() {
+            return Err(failed(problems));
+        }
+        let plan = plan(&sketch, parts, clone_input, builder);
+        Ok(Self {
+            plan: Arc::new(plan.map_err(|problem| failed(vec![problem]))?),
+            description: Arc::new(Description::of(&sketch)),
+            types: PhantomData,
+        })
+    }
+}
+
+/// The plan of a sketch that was checked.
+fn plan(
+    sketch: &Sketch,
+    parts: Vec<(Pending, CloneFn, CloneFn)>,
+    clone_input: CloneFn,
+    builder: u32,
+) -> Result<Plan, Problem> {
+    let mut nodes = Vec::with_capacity(parts.len());
+    for (ix, (pending, clone_in, clone_out)) in parts.into_iter().enumerate() {
+        let node = &sketch.nodes[ix];
+        nodes.push(PlanNode {
+            name: name(&node.name)?,
+            policy: node.policy.clone(),
+            work: work(sketch, ix, pending, builder),
+            queue: sketch.queue_of(ix),
+            out: out(sketch, ix)?,
+            clone_in,
+            clone_out,
+            input: node.input,
+            output: node.output,
+        });
+    }
+    let ingress = sketch.ingress.iter().map(|ix| number(*ix));
+    Ok(Plan {
+        name: name(&sketch.name)?,
+        nodes,
+        ingress: ingress.collect::<Result<_, _>>()?,
+        clone_input,
+    })
+}
+
+fn work(sketch: &Sketch, ix: usize, pending: Pending, builder: u32) -> Work {
+    match pending {
+        Pending::Call(call) => Work::Call(call),
+        Pending::Route(make) => {
+            let edges = sketch.edges.iter().filter(|edge| edge.from == ix);
+            let exit = |to: End| {
+                let key = match to {
+                    End::Node(ix) => Some(NodeKey { builder, ix }),
+                    End::Egress => None,
+                };
+                (key, sketch.name_of(to).to_owned())
+            };
+            Work::Call(make(Exits {
+                router: sketch.nodes[ix].name.clone(),
+                edges: edges.map(|edge| exit(edge.to)).collect(),
+            }))
+        }
+        Pending::Join(gather) => {
+            let join = sketch.nodes[ix].join.unwrap_or_default();
+            Work::Join(Join {
+                count: join.count,
+                timeout: join.timeout,
+                partial: join.partial,
+                gather,
+            })
+        }
+    }
+}
+
+fn out(sketch: &Sketch, ix: usize) -> Result<SmallVec<[Edge; 2]>, Problem> {
+    let edges = sketch.edges.iter().filter(|edge| edge.from == ix);
+    let edge = |to: End, back: bool| match to {
+        End::Node(to) => Ok(Edge {
+            to: Target::Node(number(to)?),
+            back,
+            queue: sketch.queue_of(to),
+        }),
+        End::Egress => Ok(Edge {
+            to: Target::Egress,
+            back: false,
+            queue: sketch.queue_maxsize,
+        }),
+    };
+    edges.map(|found| edge(found.to, found.back)).collect()
+}
+
+/// What the checks have already seen to, and is a problem all the same.
+fn number(ix: usize) -> Result<NodeIx, Problem> {
+    NodeIx::try_from(ix).map_err(|_| Problem {
+        code: ProblemCode::TooLarge,
+        place: "the flow".to_owned(),
+        message: format!("has a node number {ix}"),
+        hint: "split it into sub-flows".to_owned(),
+    })
+}
+
+/// As [`number`], for names.
+fn name(text: &str) -> Result<Name, Problem> {
+    Name::new(text).map_err(|error| Problem {
+        code: ProblemCode::BadName,
+        place: format!("`{text}`"),
+        message: error.to_string(),
+        hint: "choose another name".to_owned(),
+    })
+}
