@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use volary_kernel::{
     SharedClock, SystemClock, Tenant, metric::Metrics, secret::Redactor, task::Supervisor,
 };
-use volary_store::SharedStore;
+
+use crate::state::DurableConfig;
 
 /// Bounds of a running flow. Every queue, map and buffer of it is behind one of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,8 +59,8 @@ pub struct RunConfig {
     pub metrics: Metrics,
     /// Tenants that metrics name; all others count as `other`. Default none.
     pub metric_tenants: Vec<Tenant>,
-    /// Where durable flows, pauses and history are kept.
-    pub store: Option<SharedStore>,
+    /// Where the traces of a flow that was built to be durable are kept; such a flow runs like any other without it.
+    pub durable: Option<DurableConfig>,
     /// Who is told of events, off the hot path.
     pub observers: Vec<Arc<dyn crate::observe::Observer>>,
     /// Knows the secrets that must not be shown in events and logs; error texts of nodes pass it. Default none.
@@ -75,7 +76,7 @@ impl Default for RunConfig {
             supervisor: Supervisor::new(),
             metrics: Metrics::default(),
             metric_tenants: Vec::new(),
-            store: None,
+            durable: None,
             observers: Vec::new(),
             redactor: None,
         }

@@ -5,7 +5,12 @@ use std::{any::Any, sync::Arc, time::Duration};
 use smallvec::SmallVec;
 use volary_kernel::Name;
 
-use crate::{context::Context, engine::Slot, policy::NodePolicy};
+use crate::{
+    context::Context,
+    engine::Slot,
+    policy::NodePolicy,
+    state::{codec::Codec, once::Settle},
+};
 
 /// A value between nodes, its type checked when the graph was built.
 pub(crate) type Payload = Box<dyn Any + Send>;
@@ -22,6 +27,26 @@ pub(crate) struct Plan {
     pub ingress: SmallVec<[NodeIx; 2]>,
     /// Clones what is emitted, where there are several of them.
     pub clone_input: CloneFn,
+    /// How its values are stored; only of a flow that was built to be durable.
+    pub durable: Option<Arc<Durable>>,
+}
+
+/// How the values of a durable flow are stored.
+pub(crate) struct Durable {
+    /// What is emitted.
+    pub input: Codec,
+    /// What the flow yields.
+    pub output: Codec,
+    /// One for each node of the plan.
+    pub nodes: Vec<DurableNode>,
+}
+
+/// How the steps of a node are kept.
+pub(crate) struct DurableNode {
+    /// Its outputs. None of a join, which only gathers: what it gathered is kept.
+    pub output: Option<Codec>,
+    /// The node has an effect that must not be repeated: what to do when it is in doubt.
+    pub once: Option<Settle>,
 }
 
 /// Clones a payload of one known type.

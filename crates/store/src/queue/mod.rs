@@ -284,6 +284,11 @@ impl Queues {
         Ok(queue)
     }
 
+    /// The store they are in.
+    pub fn store(&self) -> &SharedStore {
+        &self.shared.store
+    }
+
     /// Every open queue, by name.
     pub fn stats(&self) -> Vec<QueueStats> {
         let mut stats: Vec<_> = self.shelf.lock().open.values().map(Queue::stats).collect();
