@@ -5,19 +5,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use volary_kernel::{
     clock::Timestamp,
-    id::{Name, Tenant, TraceId},
+    id::{Name, Tenant, TraceId, Uid},
 };
 
 use super::{
-    DEFAULT_SUBJECT, Deed, Follow, Happening, ItemId, Outcome, Queue, QueueError, Queues,
-    format::{self, Header},
+    DEFAULT_SUBJECT, Deed, Follow, Happening, ItemId, NewItem, Outcome, QUEUE_NAME_MAX, Queue,
+    QueueError, Queues,
+    format::{self, Header, ParkedInfo},
     index::State,
     load::{Loaded, meta_of},
     loan, settle,
 };
 use crate::{
     batch::{Batch, Expect},
-    entry::Seq,
+    entry::{Cause, Seq},
     error::StoreError,
     key::Record,
 };
@@ -104,6 +105,64 @@ impl Queues {
     async fn parked_record(&self, id: ItemId) -> Result<Record, QueueError> {
         let record = self.shared.store.get(&format::parked_key(id)).await?;
         record.ok_or(QueueError::UnknownItem(id))
+    }
+
+    /// Adds to `tx` an item that is parked from the start: work that was begun elsewhere and that only a person can settle. A
+    /// retry puts it into `queue`. Bounds do not hold it back: what it stands for was accepted already.
+    ///
+    /// # Errors
+    /// [`QueueError::Invalid`] for the name of a queue that is empty or too long; [`StoreError::Invalid`].
+    pub fn park_new(
+        &self,
+        tx: &mut Batch,
+        queue: &str,
+        item: NewItem,
+        reason: &str,
+    ) -> Result<ItemId, QueueError> {
+        if queue.is_empty() || queue.len() > QUEUE_NAME_MAX {
+            let found = queue.len();
+            return Err(QueueError::Invalid(format!(
+                "queue name must have 1 to {QUEUE_NAME_MAX} bytes, found {found}"
+            )));
+        }
+        let (id, now) = (ItemId(Uid::generate()), self.shared.clock.wall());
+        let reason = settle::clip(reason);
+        let header = Header {
+            queue: queue.into(),
+            tenant: item.tenant,
+            trace: item.trace,
+            cause: match item.cause {
+                Cause::Seq(seq) => Some(seq),
+                Cause::None | Cause::Entry(_) => None,
+            },
+            priority: item.priority,
+            coalesce: None,
+            base: None,
+            deadline: None,
+            not_before: None,
+            at: now,
+            from: Seq(0),
+            number: None,
+            parked: Some(ParkedInfo {
+                at: now,
+                attempts: 1,
+                reason: reason.clone(),
+            }),
+            lane: item.lane.map(Arc::from),
+            max_attempts: item.max_attempts,
+            visibility_ms: None,
+        };
+        let value = format::encode(&header, &item.payload)?;
+        tx.put(format::parked_key(id), value, Expect::Absent);
+        let subject = self.subject_of(&header);
+        let told = (Some(1), Some(reason.as_str()));
+        tx.append(settle::entry(subject, "parked", id, &header, told)?);
+        let shared = self.shared.clone();
+        tx.on_commit(move |_| {
+            shared.count_parked(&header.queue, true);
+            shared.outcomes.settle(id, Outcome::Parked(reason));
+        });
+        Ok(id)
     }
 
     /// How many items are parked.

@@ -39,7 +39,7 @@ const PURE: &[&str] = &[
     "crates/flow/src/policy/mod.rs",
     "crates/flow/src/policy/retry.rs",
     "crates/flow/src/state/codec.rs",
-    "crates/flow/src/state/step.rs",
+    "crates/flow/src/state/record.rs",
     "crates/kernel/src/rate.rs",
     "crates/kernel/src/retry.rs",
     "crates/messaging/src/agent/policy.rs",

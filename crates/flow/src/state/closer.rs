@@ -1,0 +1,197 @@
+//! Ends of durable traces, written in groups: whoever waits for an end learns it when it is on disk.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use volary_kernel::{Name, Uid};
+use volary_store::{Batch, StoreError};
+
+use super::{book::Book, ledger::Ledger, record::ParkedRecord};
+use crate::{
+    error::{FlowError, FlowErrorCode},
+    outcome::Outcome,
+};
+
+/// Most ends of one commit.
+const GROUP: usize = 256;
+
+/// Tells whoever waits.
+pub(crate) type Deliver = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Something to be closed.
+pub(crate) enum Close {
+    /// A trace ended.
+    End(End),
+    /// Its end was read, or nobody reads it any more.
+    Read(Uid),
+    /// It was not accepted after all.
+    Revoke(Arc<Book>),
+}
+
+/// The end of a trace.
+pub(crate) struct End {
+    pub book: Arc<Book>,
+    pub outcome: Outcome,
+    pub deliver: Deliver,
+}
+
+/// What waits to be closed. At most all live traces and all kept results, which are bounded.
+#[derive(Default)]
+pub(crate) struct Closer {
+    waiting: Mutex<Vec<Close>>,
+    news: Notify,
+    /// Told when nothing waits and nothing is under way.
+    idle: Notify,
+    busy: std::sync::atomic::AtomicBool,
+}
+
+impl Closer {
+    pub(crate) fn push(&self, close: Close) {
+        self.waiting.lock().push(close);
+        self.news.notify_one();
+    }
+
+    /// Writes what comes, for ever.
+    pub(crate) async fn run(&self, ledger: &Ledger) {
+        use std::sync::atomic::Ordering::SeqCst;
+        loop {
+            let all = {
+                let mut waiting = self.waiting.lock();
+                self.busy.store(!waiting.is_empty(), SeqCst);
+                std::mem::take(&mut *waiting)
+            };
+            if all.is_empty() {
+                self.idle.notify_waiters();
+                self.news.notified().await;
+                continue;
+            }
+            let mut all = all.into_iter().peekable();
+            while all.peek().is_some() {
+                let group: Vec<_> = all.by_ref().take(GROUP).collect();
+                close(ledger, group).await;
+            }
+        }
+    }
+
+    /// Waits until all that was pushed before is written, or cannot be.
+    pub(crate) async fn flushed(&self) {
+        use std::sync::atomic::Ordering::SeqCst;
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if self.waiting.lock().is_empty() && !self.busy.load(SeqCst) {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+/// A thing to be closed, and what is parked of it.
+type Prepared = (Close, Option<ParkedRecord>);
+
+/// Writes a group together; one by one if it is refused as it is, so that none suffers for another.
+async fn close(ledger: &Ledger, group: Vec<Close>) {
+    let mut prepared: Vec<Prepared> = Vec::with_capacity(group.len());
+    for job in group {
+        match (doubt(ledger, &job).await, job) {
+            (Ok(parked), job) => prepared.push((job, parked)),
+            (Err(error), Close::End(end)) => not_stored(ledger, end, &error),
+            // Their time to live, or the next start, does it.
+            (Err(_), Close::Read(_) | Close::Revoke(_)) => {}
+        }
+    }
+    match ledger.persist(|| batch(ledger, &prepared)).await {
+        Ok(()) => prepared.into_iter().for_each(|(job, _)| closed(job)),
+        Err(StoreError::TooLarge { .. } | StoreError::Invalid(_)) => {
+            for job in prepared {
+                close_one(ledger, job).await;
+            }
+        }
+        Err(error) => {
+            for (job, _) in prepared {
+                if let Close::End(end) = job {
+                    not_stored(ledger, end, &error);
+                }
+            }
+        }
+    }
+}
+
+async fn close_one(ledger: &Ledger, job: Prepared) {
+    let job = [job];
+    let end = ledger.persist(|| batch(ledger, &job)).await;
+    let [(job, _)] = job;
+    match (end, job) {
+        (Ok(()), job) => closed(job),
+        (Err(error), Close::End(mut end)) => {
+            // What it yielded cannot be stored; that it failed for that can.
+            end.book.drop_values();
+            end.outcome = store_failure(&end.book, ledger.ingress(), &error.to_string());
+            let job = [(Close::End(end), None)];
+            let again = ledger.persist(|| batch(ledger, &job)).await;
+            let [(job, _)] = job;
+            match (again, job) {
+                (Err(error), Close::End(end)) => not_stored(ledger, end, &error),
+                (_, job) => closed(job),
+            }
+        }
+        (Err(error), Close::Read(_) | Close::Revoke(_)) => {
+            tracing::warn!(flow = %ledger.plan.name, %error, "what is left of a durable trace could not be removed");
+        }
+    }
+}
+
+fn closed(job: Close) {
+    if let Close::End(end) = job {
+        end.book.drop_values();
+        (end.deliver)(end.outcome);
+    }
+}
+
+fn batch(ledger: &Ledger, jobs: &[Prepared]) -> Result<Batch, StoreError> {
+    let mut tx = Batch::new();
+    for (job, parked) in jobs {
+        match job {
+            Close::End(end) => ledger.add_end(&mut tx, &end.book, &end.outcome, parked.as_ref())?,
+            Close::Read(uid) => ledger.add_read(&mut tx, *uid)?,
+            Close::Revoke(book) => ledger.add_revoke(&mut tx, book)?,
+        }
+    }
+    Ok(tx)
+}
+
+/// What is parked of a trace that ends in doubt.
+async fn doubt(ledger: &Ledger, job: &Close) -> Result<Option<ParkedRecord>, StoreError> {
+    match job {
+        Close::End(End {
+            book,
+            outcome: Outcome::Failed(error),
+            ..
+        }) if error.code == FlowErrorCode::InDoubt => ledger.parked_of(book).await,
+        _ => Ok(None),
+    }
+}
+
+/// The end could not be written: whoever waits learns that, and the next start takes the trace up again.
+fn not_stored(ledger: &Ledger, end: End, error: &StoreError) {
+    tracing::error!(flow = %ledger.plan.name, trace = %end.book.trace, %error, "the end of a durable trace could not be stored");
+    let outcome = store_failure(&end.book, ledger.ingress(), &error.to_string());
+    (end.deliver)(outcome);
+}
+
+/// How a trace ends that could not be stored.
+pub(crate) fn store_failure(book: &Book, node: Name, message: &str) -> Outcome {
+    Outcome::Failed(FlowError {
+        trace_id: book.trace,
+        node,
+        code: FlowErrorCode::Store,
+        message: message.to_owned(),
+        attempts: 0,
+        latency: None,
+        timeout: None,
+        source: None,
+    })
+}
