@@ -208,6 +208,10 @@ fn greeting(inner: &Inner, introduction: Bytes) -> Greeting {
 
 // --- carrying ----------------------------------------------------------------------------------
 
+/// Answers go out after this many frames even while more are there to be read: a peer whose window is full can then go on
+/// while the rest is taken in.
+const FRAMES_PER_WRITE: usize = 8;
+
 /// What waits to be written.
 #[derive(Default)]
 struct Outbox {
@@ -298,10 +302,8 @@ impl Connection {
             let write = write(&mut writer, &outbox, introduction);
             tokio::pin!(write);
             let (ended, writable) = tokio::select! {
-                // What fills the outbox first, then what empties it: see `Outbox::filled`.
                 biased;
-                ended = intake.run(&mut reader) => (ended, true),
-                ended = &mut write => (ended, false),
+                ended = intake.run(&mut reader, write.as_mut()) => ended,
                 code = place.stop.told() => (Ended::Own(code, stopped(code).to_owned()), true),
             };
             // What was taken in is finished, whoever hears of it; who is told good-bye gets its answers first.
@@ -353,32 +355,50 @@ fn stopped(code: Code) -> &'static str {
 }
 
 impl Intake<'_> {
-    async fn run(&mut self, reader: &mut Reader) -> Ended {
+    /// Takes in frames and lets `write` send their answers, until either ends; says why, and whether answers can still go.
+    async fn run(
+        &mut self,
+        reader: &mut Reader,
+        mut write: Pin<&mut (impl Future<Output = Ended> + Send)>,
+    ) -> (Ended, bool) {
         let mut changes = self.inner.config.peers.changes();
         // It may have been removed while it was let in.
         changes.mark_changed();
+        let mut taken = 0;
         loop {
             while let Some((id, answers)) = self.lanes.next_answers() {
                 self.outbox.put(&Control::Answers { id, answers });
+            }
+            if taken >= FRAMES_PER_WRITE {
+                taken = 0;
+                if let Poll::Ready(ended) = futures_util::poll!(write.as_mut()) {
+                    return (ended, false);
+                }
             }
             let limits = &self.inner.config.listen.limits;
             let room = self.lanes.frames() < limits.window_frames
                 && self.lanes.bytes() < limits.window_bytes
                 && !self.outbox.is_full();
+            // What fills the outbox first, then what empties it: see `Outbox::filled`.
             tokio::select! {
                 biased;
                 () = self.lanes.progress() => {}
-                unit = reader.next(), if room => match unit {
-                    Ok(unit) => if let Err(ended) = self.take(unit).await {
-                        return ended;
-                    },
-                    Err(ended) => return ended,
-                },
+                unit = reader.next(), if room => {
+                    taken += 1;
+                    let took = match unit {
+                        Ok(unit) => self.take(unit).await,
+                        Err(ended) => Err(ended),
+                    };
+                    if let Err(ended) = took {
+                        return (ended, true);
+                    }
+                }
                 () = self.outbox.emptied.notified(), if !room => {}
                 _changed = changes.changed() => match self.inner.config.peers.by_key(&self.peer.key) {
                     Some(peer) => self.peer = peer,
-                    None => return Ended::Own(Code::Unknown, stopped(Code::Unknown).to_owned()),
+                    None => return (Ended::Own(Code::Unknown, stopped(Code::Unknown).to_owned()), true),
                 },
+                ended = &mut write => return (ended, false),
             }
         }
     }
