@@ -329,7 +329,9 @@ impl World<'_> {
     fn settle(&self) -> bool {
         eventually(self.size.limit, || {
             let (sent, seen) = (self.sent.lock(), self.seen.lock());
-            sent.accepted.iter().all(|n| seen.work.contains_key(n))
+            // The counts first: whoever receives needs the lock, and a million lookups take their time.
+            seen.work.len() >= sent.accepted.len()
+                && sent.accepted.iter().all(|n| seen.work.contains_key(n))
         })
     }
 }
