@@ -6,7 +6,7 @@ use super::{
     code::{self, Code, Value},
     describe::NodeKind,
     flow::Flow,
-    plan::{Call, CloneFn, Payload},
+    plan::{Call, CloneFn, DurableNode, Payload},
     problem::{BuildErrors, Problem, ProblemCode},
     refs::{NodeKey, NodeRef, next_builder},
     route::Exits,
@@ -66,15 +66,17 @@ use crate::{
 pub struct FlowBuilder<In, Out> {
     id: u32,
     pub(crate) sketch: Sketch,
-    parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     types: PhantomData<fn(In) -> Out>,
 }
 
 /// What a node of the sketch does.
-struct Part {
+pub(crate) struct Part {
     work: Pending,
     clone_in: CloneFn,
     clone_out: CloneFn,
+    /// How its steps are stored, where that was said.
+    pub stored: DurableNode,
 }
 
 /// Work that may have to know the finished graph.
@@ -323,6 +325,7 @@ impl<In: Value, Out: Value> FlowBuilder<In, Out> {
             work,
             clone_in: code::clone_of::<I>,
             clone_out: code::clone_of::<O>,
+            stored: DurableNode::default(),
         });
         NodeRef::new(NodeKey {
             builder: self.id,

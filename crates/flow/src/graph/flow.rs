@@ -10,7 +10,7 @@ use super::{
     check,
     describe::Description,
     draw::Direction,
-    plan::{CloneFn, Edge, Join, NodeIx, Plan, PlanNode, Target, Work},
+    plan::{CloneFn, Durable, Edge, Join, NodeIx, Plan, PlanNode, Target, Work},
     problem::{BuildErrors, Problem, ProblemCode},
     refs::NodeKey,
     route::Exits,
@@ -63,6 +63,16 @@ impl<In, Out> Flow<In, Out> {
 }
 
 impl<In, Out> Flow<In, Out> {
+    /// The same, whose values can be stored.
+    pub(crate) fn durable(self, durable: Durable) -> Self {
+        let mut plan = (*self.plan).clone();
+        plan.durable = Some(Arc::new(durable));
+        Self {
+            plan: Arc::new(plan),
+            ..self
+        }
+    }
+
     /// Checks the sketch and makes the plan of it.
     pub(crate) fn assemble(
         sketch: Sketch,
@@ -115,6 +125,7 @@ fn plan(
         nodes,
         ingress: ingress.collect::<Result<_, _>>()?,
         clone_input,
+        durable: None,
     })
 }
 

@@ -11,6 +11,7 @@ mod check;
 mod code;
 mod describe;
 mod draw;
+mod durable;
 mod flow;
 mod join;
 mod map;

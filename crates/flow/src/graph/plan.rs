@@ -42,9 +42,12 @@ pub(crate) struct Durable {
 }
 
 /// How the steps of a node are kept.
+#[derive(Clone, Default)]
 pub(crate) struct DurableNode {
-    /// Its outputs. None of a join, which only gathers: what it gathered is kept.
+    /// Its outputs. None of a join, which only gathers, and of a node that hands on nothing.
     pub output: Option<Codec>,
+    /// It is a switch: the same input takes the same way again, so nothing is kept of it.
+    pub pure: bool,
     /// The node has an effect that must not be repeated: what to do when it is in doubt.
     pub once: Option<Settle>,
 }

@@ -39,6 +39,8 @@ pub enum ProblemCode {
     NoEffect,
     /// A switch without arms.
     NoArms,
+    /// The output of a node of a durable flow that cannot be stored.
+    NotStored,
     /// A routing table names what the router does not lead to.
     NoSuchTarget,
 }
@@ -64,6 +66,7 @@ impl ProblemCode {
             Self::BadNumber => "bad_number",
             Self::NoEffect => "no_effect",
             Self::NoArms => "no_arms",
+            Self::NotStored => "not_stored",
             Self::NoSuchTarget => "no_such_target",
         }
     }

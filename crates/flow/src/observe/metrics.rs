@@ -43,7 +43,13 @@ pub(crate) enum AttemptEnd {
 }
 
 const ATTEMPT_ENDS: [&str; 3] = ["success", "error", "timeout"];
-const OUTCOMES: [&str; 5] = ["done", "failed", "cancelled", "deadline_exceeded", "dropped"];
+const OUTCOMES: [&str; 5] = [
+    "done",
+    "failed",
+    "cancelled",
+    "deadline_exceeded",
+    "dropped",
+];
 
 fn outcome_index(outcome: &Outcome) -> usize {
     match outcome {
@@ -250,7 +256,11 @@ impl NodeMetrics {
         let labels = &["flow", "node", "tenant"];
         let counts = [
             metrics.counter_family("flow_node_success", "Attempts that succeeded", labels),
-            metrics.counter_family("flow_node_error", "Attempts that failed or panicked", labels),
+            metrics.counter_family(
+                "flow_node_error",
+                "Attempts that failed or panicked",
+                labels,
+            ),
             metrics.counter_family("flow_node_timeout", "Attempts that timed out", labels),
             metrics.counter_family("flow_node_retry", "Attempts after the first", labels),
             metrics.counter_family("flow_node_failed", "Messages without attempts left", labels),
@@ -273,7 +283,8 @@ impl NodeMetrics {
         );
         let of = |node: &Name| {
             let node = node.as_str();
-            let by_tenant = |tenant: &&str| counts.each_ref().map(|c| c.with(&[flow, node, tenant]));
+            let by_tenant =
+                |tenant: &&str| counts.each_ref().map(|c| c.with(&[flow, node, tenant]));
             Self {
                 counts: tenants.iter().map(by_tenant).collect(),
                 seconds: ATTEMPT_ENDS.map(|end| seconds.with(&[flow, node, end])),

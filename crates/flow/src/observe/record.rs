@@ -113,7 +113,9 @@ impl Kind {
             Self::TraceStart => FlowEventKind::TraceStart,
             Self::Done(latency) => end(Outcome::Done, Duration::from_nanos(latency)),
             Self::Cancelled(latency) => end(Outcome::Cancelled, Duration::from_nanos(latency)),
-            Self::DeadlineExceeded(latency) => end(Outcome::DeadlineExceeded, Duration::from_nanos(latency)),
+            Self::DeadlineExceeded(latency) => {
+                end(Outcome::DeadlineExceeded, Duration::from_nanos(latency))
+            }
             Self::NodeStart => FlowEventKind::NodeStart,
             Self::NodeSuccess(latency) => FlowEventKind::NodeSuccess {
                 latency: Duration::from_nanos(latency),
@@ -224,7 +226,9 @@ impl Record {
                 started,
                 ended,
             } => {
-                let nodes = chains.get(usize::from(chain)).map_or(&[][..], Vec::as_slice);
+                let nodes = chains
+                    .get(usize::from(chain))
+                    .map_or(&[][..], Vec::as_slice);
                 let range = nodes
                     .iter()
                     .skip(usize::from(first))
@@ -237,7 +241,9 @@ impl Record {
                 started,
                 ended,
             } => {
-                let nodes = chains.get(usize::from(chain)).map_or(&[][..], Vec::as_slice);
+                let nodes = chains
+                    .get(usize::from(chain))
+                    .map_or(&[][..], Vec::as_slice);
                 told(None, 0, accepted, FlowEventKind::TraceStart);
                 nodes_of(nodes.iter(), started, ended, told);
                 let done = FlowEventKind::TraceEnd {
@@ -304,7 +310,9 @@ const RANK_NODE: u16 = 2;
 const RANK_LAST: u16 = u16::MAX;
 
 fn len(chains: &[Vec<NodeIx>], chain: u16) -> u64 {
-    chains.get(usize::from(chain)).map_or(0, |nodes| nodes.len() as u64)
+    chains
+        .get(usize::from(chain))
+        .map_or(0, |nodes| nodes.len() as u64)
 }
 
 fn nodes_of<'a>(
@@ -316,7 +324,12 @@ fn nodes_of<'a>(
     let latency = ended - started;
     for node in nodes {
         told(Some(*node), 1, started, FlowEventKind::NodeStart);
-        told(Some(*node), 1, ended, FlowEventKind::NodeSuccess { latency });
+        told(
+            Some(*node),
+            1,
+            ended,
+            FlowEventKind::NodeSuccess { latency },
+        );
     }
 }
 

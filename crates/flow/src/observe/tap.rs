@@ -327,7 +327,10 @@ impl Teller {
 
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         loop {
-            let waits = self.tell.as_ref().is_some_and(|tell| tell.window.is_empty());
+            let waits = self
+                .tell
+                .as_ref()
+                .is_some_and(|tell| tell.window.is_empty());
             if waits && !stopped(&stop) {
                 tokio::select! {
                     () = self.hub.arrived.notified() => {}

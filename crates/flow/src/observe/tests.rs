@@ -103,7 +103,12 @@ async fn one_record_of_a_chain_is_told_as_start_and_success_of_each_node() {
         "node_success b",
         "trace_end -",
     ];
-    let part = ["node_start c", "node_success c", "node_start b", "node_success b"];
+    let part = [
+        "node_start c",
+        "node_success c",
+        "node_start b",
+        "node_success b",
+    ];
     assert_eq!(kept.names(), [&whole[..], &part[..]].concat());
     let events = kept.0.lock();
     let FlowEventKind::TraceEnd { latency, .. } = &events[7].kind else {
@@ -171,7 +176,11 @@ async fn what_finds_no_room_is_dropped_and_its_events_counted() {
     assert_eq!(kept.0.lock().len(), 65_536 * 4);
     tap.chain(&tag(), 0, 2, at(1), at(1));
     tap.flush();
-    assert_eq!(metrics.totals().events_dropped.get(), 513 * 4, "after the end");
+    assert_eq!(
+        metrics.totals().events_dropped.get(),
+        513 * 4,
+        "after the end"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,7 +221,10 @@ fn counts_are_added_up_by_node_and_allowed_tenant() {
     stage.chain_success(grey);
     stage.count(grey, 1, NodeCount::Retry);
     stage.ended(blue, &Outcome::Done);
-    assert!(!all.encode_text().contains("node=\"a\",tenant=\"blue\"} 1\n"));
+    assert!(
+        !all.encode_text()
+            .contains("node=\"a\",tenant=\"blue\"} 1\n")
+    );
     stage.flush();
     metrics.accepted(grey);
     metrics.ended(grey, &Outcome::Cancelled);
