@@ -27,6 +27,8 @@ pub(crate) enum Close {
     Read(Uid),
     /// It was not accepted after all.
     Revoke(Arc<Book>),
+    /// It was paused, or resumed, in this process.
+    Pause(Arc<Book>, bool),
 }
 
 /// The end of a trace.
@@ -36,53 +38,69 @@ pub(crate) struct End {
     pub deliver: Deliver,
 }
 
-/// What waits to be closed. At most all live traces and all kept results, which are bounded.
+/// What waits to be closed: at most what lives, and what is kept, which is bounded.
 #[derive(Default)]
 pub(crate) struct Closer {
-    waiting: Mutex<Vec<Close>>,
+    queue: Mutex<Queue>,
     news: Notify,
     /// Told when nothing waits and nothing is under way.
     idle: Notify,
-    busy: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Close>,
+    busy: bool,
+    /// Nothing more comes.
+    finished: bool,
 }
 
 impl Closer {
     pub(crate) fn push(&self, close: Close) {
-        self.waiting.lock().push(close);
+        self.queue.lock().waiting.push(close);
         self.news.notify_one();
     }
 
-    /// Writes what comes, for ever.
+    /// Nothing more comes: [`Closer::run`] ends when all is written.
+    pub(crate) fn finish(&self) {
+        self.queue.lock().finished = true;
+        self.news.notify_one();
+    }
+
+    /// Writes what comes, until it is told that nothing more does.
     pub(crate) async fn run(&self, ledger: &Ledger) {
-        use std::sync::atomic::Ordering::SeqCst;
         loop {
-            let all = {
-                let mut waiting = self.waiting.lock();
-                self.busy.store(!waiting.is_empty(), SeqCst);
-                std::mem::take(&mut *waiting)
+            let (mut all, finished) = {
+                let mut queue = self.queue.lock();
+                queue.busy = !queue.waiting.is_empty();
+                (std::mem::take(&mut queue.waiting), queue.finished)
             };
             if all.is_empty() {
                 self.idle.notify_waiters();
+                if finished {
+                    return;
+                }
                 self.news.notified().await;
                 continue;
             }
-            let mut all = all.into_iter().peekable();
-            while all.peek().is_some() {
-                let group: Vec<_> = all.by_ref().take(GROUP).collect();
-                close(ledger, group).await;
+            while !all.is_empty() {
+                let rest = all.split_off(all.len().min(GROUP));
+                close(ledger, std::mem::replace(&mut all, rest)).await;
             }
         }
     }
 
     /// Waits until all that was pushed before is written, or cannot be.
     pub(crate) async fn flushed(&self) {
-        use std::sync::atomic::Ordering::SeqCst;
         loop {
             let idle = self.idle.notified();
             tokio::pin!(idle);
             idle.as_mut().enable();
-            if self.waiting.lock().is_empty() && !self.busy.load(SeqCst) {
-                return;
+            {
+                let queue = self.queue.lock();
+                if queue.waiting.is_empty() && !queue.busy {
+                    return;
+                }
             }
             idle.await;
         }
@@ -100,7 +118,7 @@ async fn close(ledger: &Ledger, group: Vec<Close>) {
             (Ok(parked), job) => prepared.push((job, parked)),
             (Err(error), Close::End(end)) => not_stored(ledger, end, &error),
             // Their time to live, or the next start, does it.
-            (Err(_), Close::Read(_) | Close::Revoke(_)) => {}
+            (Err(_), _) => {}
         }
     }
     match ledger.persist(|| batch(ledger, &prepared)).await {
@@ -138,7 +156,7 @@ async fn close_one(ledger: &Ledger, job: Prepared) {
                 (_, job) => closed(job),
             }
         }
-        (Err(error), Close::Read(_) | Close::Revoke(_)) => {
+        (Err(error), _) => {
             tracing::warn!(flow = %ledger.plan.name, %error, "what is left of a durable trace could not be removed");
         }
     }
@@ -158,6 +176,7 @@ fn batch(ledger: &Ledger, jobs: &[Prepared]) -> Result<Batch, StoreError> {
             Close::End(end) => ledger.add_end(&mut tx, &end.book, &end.outcome, parked.as_ref())?,
             Close::Read(uid) => ledger.add_read(&mut tx, *uid)?,
             Close::Revoke(book) => ledger.add_revoke(&mut tx, book)?,
+            Close::Pause(book, paused) => ledger.add_pause(&mut tx, book, *paused)?,
         }
     }
     Ok(tx)

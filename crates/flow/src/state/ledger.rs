@@ -18,7 +18,8 @@ use super::{
     DurableConfig,
     book::{Book, Found, StepAt},
     record::{
-        self, Deed, KeptRecord, Keys, LiveRecord, ParkedRecord, ParkedStep, StepRecord, VERSION,
+        self, Deed, KeptRecord, Keys, LiveRecord, ParkedRecord, ParkedStep, PauseRecord,
+        StepRecord, VERSION,
     },
 };
 use crate::{
@@ -401,6 +402,54 @@ impl Ledger {
         tx.delete(self.keys.live(book.uid)?, Expect::Any);
         tx.append(self.entry("flow.revoked", book, None, &[])?);
         Ok(())
+    }
+
+    /// Adds to `tx` that a trace was paused or resumed by whoever runs it.
+    pub(crate) fn add_pause(
+        &self,
+        tx: &mut Batch,
+        book: &Book,
+        paused: bool,
+    ) -> Result<(), StoreError> {
+        let key = self.keys.pause(book.trace)?;
+        if paused {
+            let pause = PauseRecord {
+                v: VERSION,
+                tenant: book.tenant.clone(),
+                at: self.wall(),
+            };
+            tx.put(key, record::encode(&pause)?, Expect::Any);
+        } else {
+            tx.delete(key, Expect::Any);
+        }
+        let kind = if paused {
+            "flow.paused"
+        } else {
+            "flow.resumed"
+        };
+        tx.append(self.entry(kind, book, None, &[])?);
+        Ok(())
+    }
+
+    /// Whose pause a record is, if it is there.
+    pub(crate) async fn pause_of(
+        &self,
+        key: &Key,
+    ) -> Result<Option<(PauseRecord, u64)>, StoreError> {
+        let Some(record) = self.store().get(key).await? else {
+            return Ok(None);
+        };
+        let pause = record::decode(&record.key, &record.value)?;
+        Ok(Some((pause, record.version)))
+    }
+
+    /// The live record of a trace, if it lives.
+    pub(crate) async fn lives(&self, book: &Book) -> Result<bool, StoreError> {
+        Ok(self
+            .store()
+            .get(&self.keys.live(book.uid)?)
+            .await?
+            .is_some())
     }
 
     /// Where what is in doubt waits for a person, and comes back from.

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "the engine calls it from the next commit on")]
 
+// pub(crate) mod attempt;
 pub(crate) mod book;
 pub(crate) mod closer;
 pub(crate) mod codec;
@@ -13,6 +14,7 @@ mod durable;
 mod history;
 pub(crate) mod ledger;
 pub(crate) mod once;
+pub(crate) mod owner;
 mod pause;
 pub(crate) mod record;
 mod recorder;

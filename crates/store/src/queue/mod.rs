@@ -289,6 +289,11 @@ impl Queues {
         &self.shared.store
     }
 
+    /// This opening of the queues: no other has the same.
+    pub fn incarnation(&self) -> Uid {
+        self.shared.incarnation
+    }
+
     /// Every open queue, by name.
     pub fn stats(&self) -> Vec<QueueStats> {
         let mut stats: Vec<_> = self.shelf.lock().open.values().map(Queue::stats).collect();

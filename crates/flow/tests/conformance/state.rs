@@ -1,0 +1,230 @@
+//! Cases 73 to 80: histories of traces, and what a flow owes to stores, buses and remote nodes.
+
+use std::{sync::Arc, time::Duration};
+
+use volary_flow::{
+    observe::{FlowEvent, FlowEventKind, Observer as _},
+    state::{EventId, HistoryConfig, Recorder, StateStore, StoredEvent},
+};
+use volary_kernel::{
+    ManualClock, Name, Tenant, Timestamp, TraceId, Uid, metric::Metrics, task::Supervisor,
+};
+use volary_store::{Seq, SharedStore};
+
+use crate::store::{Faulty, broken, memory};
+
+fn tenant(name: &str) -> Tenant {
+    name.parse().unwrap()
+}
+
+fn event(trace: TraceId, whose: &Tenant, at: Timestamp, kind: FlowEventKind) -> FlowEvent {
+    FlowEvent {
+        at,
+        flow: Name::new("orders").unwrap(),
+        node: Some(Name::new("charge").unwrap()),
+        trace_id: trace,
+        tenant: whose.clone(),
+        attempt: 1,
+        kind,
+    }
+}
+
+/// Events of one source, a second apart.
+fn events(trace: TraceId, whose: &Tenant, clock: &ManualClock, count: u64) -> Vec<StoredEvent> {
+    let source = Uid::generate();
+    let start = clock.shared().wall();
+    let make = |seq: u64| {
+        let latency = Duration::from_millis(seq);
+        let kind = FlowEventKind::NodeSuccess { latency };
+        let at = start + Duration::from_secs(seq);
+        StoredEvent::of(&event(trace, whose, at, kind), EventId { source, seq })
+    };
+    (1..=count).map(make).collect()
+}
+
+fn history(store: &SharedStore) -> StateStore {
+    StateStore::new(store.clone(), HistoryConfig::default())
+}
+
+#[tokio::test]
+async fn case_73_saving_twice_is_saving_once_and_history_is_in_order() {
+    let clock = ManualClock::default();
+    let store = memory(clock.shared());
+    let (trace, demo) = (TraceId::generate(), tenant("demo"));
+    let all = events(trace, &demo, &clock, 6);
+    let first = history(&store);
+    assert_eq!(first.save(&all[..4]).await.unwrap(), 4);
+    assert_eq!(first.save(&all[..4]).await.unwrap(), 0, "the same again");
+    // Another process, which does not know what was saved, saves what overlaps.
+    let second = history(&store);
+    assert_eq!(second.save(&all[2..]).await.unwrap(), 2);
+    assert_eq!(first.save(&all).await.unwrap(), 0, "it reads anew");
+    // Another source whose clock is behind: time decides, then the number.
+    let mut late = events(trace, &demo, &clock, 2);
+    late[0].at = all[0].at;
+    late[1].at = all[0].at;
+    assert_eq!(first.save(&late).await.unwrap(), 2);
+    let found = first.history(trace, &demo).await.unwrap();
+    assert_eq!(found.len(), 8);
+    let order: Vec<_> = found.iter().map(|event| (event.at, event.id.seq)).collect();
+    assert!(order.is_sorted(), "{order:?}");
+    let own: Vec<_> = found
+        .iter()
+        .filter(|event| event.id.source == all[0].id.source)
+        .cloned()
+        .collect();
+    assert_eq!(own, all, "they come back as they were");
+}
+
+#[tokio::test]
+async fn case_74_a_failing_store_is_counted_and_holds_nobody_up() {
+    let clock = ManualClock::default();
+    let store = Faulty::over(memory(clock.shared()));
+    store.fail_after(0, broken());
+    let (metrics, supervisor) = (Metrics::default(), Supervisor::new());
+    let shared: SharedStore = store.clone();
+    let recorder = Recorder::start(Arc::new(history(&shared)), &supervisor, &metrics);
+    let (trace, demo) = (TraceId::generate(), tenant("demo"));
+    let at = clock.shared().wall();
+    recorder.observe(&[event(trace, &demo, at, FlowEventKind::NodeStart)]);
+    let report = supervisor.drain(Duration::from_secs(10)).await;
+    assert!(report.aborted.is_empty(), "{report:?}");
+    let text = metrics.encode_text();
+    assert!(
+        text.contains("volary_flow_history_lost_total{reason=\"store\"} 1"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_recorder_saves_what_it_is_told_within_its_bound_and_the_end_always() {
+    let clock = ManualClock::default();
+    let store = memory(clock.shared());
+    let config = HistoryConfig {
+        max_events: 3,
+        ..HistoryConfig::default()
+    };
+    let history = Arc::new(StateStore::new(store, config));
+    let (metrics, supervisor) = (Metrics::default(), Supervisor::new());
+    let recorder = Recorder::start(history.clone(), &supervisor, &metrics);
+    let (trace, demo) = (TraceId::generate(), tenant("demo"));
+    let at = clock.shared().wall();
+    let tell = |kind| recorder.observe(&[event(trace, &demo, at, kind)]);
+    for _ in 0..4 {
+        tell(FlowEventKind::NodeStart);
+    }
+    let error = "é".repeat(2000);
+    tell(FlowEventKind::TraceEnd {
+        outcome: volary_flow::Outcome::Done,
+        latency: Duration::from_millis(1500),
+    });
+    let other = TraceId::generate();
+    let latency = Duration::ZERO;
+    recorder.observe(&[event(
+        other,
+        &demo,
+        at,
+        FlowEventKind::NodeError { error, latency },
+    )]);
+    assert!(
+        supervisor
+            .drain(Duration::from_secs(10))
+            .await
+            .aborted
+            .is_empty()
+    );
+    let kinds = |events: Vec<StoredEvent>| -> Vec<_> {
+        events.into_iter().map(|event| event.kind).collect()
+    };
+    let found = history.list_after(trace, &demo, Seq(0), 10).await.unwrap();
+    let last = &found[3].event;
+    assert_eq!(last.kind, "trace_end");
+    assert_eq!(last.payload["outcome"], "done");
+    assert_eq!(last.payload["latency_seconds"], 1.5);
+    let found = history.history(other, &demo).await.unwrap();
+    let text = found[0].payload["error"].as_str().unwrap();
+    assert!(
+        text.len() <= 1024 && text.chars().all(|c| c == 'é'),
+        "cut between characters"
+    );
+    assert_eq!(kinds(found), ["node_error"]);
+    let text = metrics.encode_text();
+    assert!(
+        text.contains("volary_flow_history_lost_total{reason=\"bound\"} 1"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn case_77_a_cursor_lists_what_came_after() {
+    let clock = ManualClock::default();
+    let store = memory(clock.shared());
+    let history = history(&store);
+    let (trace, demo) = (TraceId::generate(), tenant("demo"));
+    let all = events(trace, &demo, &clock, 5);
+    let noise = events(TraceId::generate(), &demo, &clock, 5);
+    history.save(&all[..2]).await.unwrap();
+    history.save(&noise).await.unwrap();
+    history.save(&all[2..]).await.unwrap();
+    let mut after = Seq(0);
+    let mut seen = Vec::new();
+    loop {
+        let page = history.list_after(trace, &demo, after, 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.place;
+        seen.extend(page.into_iter().map(|listed| listed.event));
+    }
+    assert_eq!(seen, all);
+    let more = events(trace, &demo, &clock, 1);
+    history.save(&more).await.unwrap();
+    let page = history.list_after(trace, &demo, after, 10).await.unwrap();
+    assert_eq!(page.len(), 1, "what came since, and nothing twice");
+    assert_eq!(page[0].event, more[0]);
+}
+
+#[tokio::test]
+async fn case_78_a_history_is_not_found_by_another_tenant_and_traces_are_listed_newest_first() {
+    let clock = ManualClock::default();
+    let store = memory(clock.shared());
+    let history = history(&store);
+    let (demo, other) = (tenant("demo"), tenant("other"));
+    let traces: Vec<_> = (0..3).map(|_| TraceId::generate()).collect();
+    for trace in &traces {
+        history
+            .save(&events(*trace, &demo, &clock, 2))
+            .await
+            .unwrap();
+    }
+    history
+        .save(&events(traces[0], &demo, &clock, 1))
+        .await
+        .unwrap();
+    assert!(history.history(traces[0], &other).await.unwrap().is_empty());
+    assert!(
+        history
+            .list_after(traces[0], &other, Seq(0), 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(history.traces(&other, 9).await.unwrap().is_empty());
+    let newest = [traces[0], traces[2], traces[1]];
+    assert_eq!(history.traces(&demo, 9).await.unwrap(), newest);
+    assert_eq!(history.traces(&demo, 2).await.unwrap(), newest[..2]);
+}
+
+#[tokio::test]
+async fn histories_end_with_their_age() {
+    let clock = ManualClock::default();
+    let store = memory(clock.shared());
+    let history = history(&store);
+    let (trace, demo) = (TraceId::generate(), tenant("demo"));
+    history
+        .save(&events(trace, &demo, &clock, 2))
+        .await
+        .unwrap();
+    clock.advance(history.config().max_age - Duration::from_secs(1));
+    assert_eq!(history.history(trace, &demo).await.unwrap().len(), 2);
+    clock.advance(Duration::from_secs(2));
+    assert!(history.history(trace, &demo).await.unwrap().is_empty());
+}
