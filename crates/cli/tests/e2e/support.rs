@@ -168,7 +168,10 @@ impl Fleet {
 
     /// Whether `journal verify` finds nothing wrong; its output either way.
     pub fn verify(&self) -> (bool, String) {
-        let output = self.run(&["journal", "verify", "-C", "fleet"]);
+        // A long run leaves millions of entries.
+        let limit = if full() { PATIENCE * 60 } else { PATIENCE };
+        let verify = self.command(&["journal", "verify", "-C", "fleet"]);
+        let output = self.env.run_within(limit, verify);
         (
             output.code == Some(0),
             format!("{}{}", output.stdout, output.stderr),
