@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use volary_kernel::{Name, Tenant, Timestamp, TraceId};
+use volary_kernel::{Name, SpanId, Tenant, Timestamp, TraceId};
 
 use crate::outcome::Outcome;
 
@@ -33,6 +33,13 @@ pub struct FlowEvent {
 pub enum FlowEventKind {
     /// A trace was accepted.
     TraceStart,
+    /// The trace has a caller, named by a W3C `traceparent`.
+    TraceParent {
+        /// The caller's span.
+        span: SpanId,
+        /// Whether the caller records it.
+        sampled: bool,
+    },
     /// A trace ended.
     TraceEnd {
         /// How.
@@ -115,6 +122,7 @@ impl FlowEventKind {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::TraceStart => "trace_start",
+            Self::TraceParent { .. } => "trace_parent",
             Self::TraceEnd { .. } => "trace_end",
             Self::NodeStart => "node_start",
             Self::NodeSuccess { .. } => "node_success",

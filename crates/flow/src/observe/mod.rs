@@ -1,11 +1,23 @@
 //! What happens in a flow, told off its hot path.
 
 mod event;
+mod log;
+#[cfg(feature = "logging")]
+mod logging;
 pub(crate) mod metrics;
+#[cfg(feature = "otel")]
+mod otel;
+mod payload;
 mod record;
 pub(crate) mod tap;
+pub mod trace_context;
 
 pub use event::{FlowEvent, FlowEventKind};
+pub use log::{LOG_TARGET, LogFlowEvents, log_flow_events};
+#[cfg(feature = "logging")]
+pub use logging::{LogLevel, LogLevelError, Logging, configure_logging};
+#[cfg(feature = "otel")]
+pub use otel::OtelSpans;
 
 /// Is told of events, in batches, off the hot path.
 ///
