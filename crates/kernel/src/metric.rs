@@ -14,12 +14,13 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::{
-    metrics::{
-        counter::Counter as RawCounter, family::Family, gauge::Gauge as RawGauge,
-        histogram::Histogram as RawHistogram,
-    },
+    metrics::{counter::Counter as RawCounter, family::Family, gauge::Gauge as RawGauge},
     registry::Registry,
 };
+
+mod histogram;
+
+pub use histogram::{Counted, Histogram};
 
 /// Prefix of every metric.
 pub const PREFIX: &str = "volary";
@@ -39,8 +40,6 @@ pub const SECONDS: [f64; 14] = [
 pub type Counter = RawCounter<u64, AtomicU64>;
 /// A gauge handle.
 pub type Gauge = RawGauge<i64, AtomicI64>;
-/// A histogram handle.
-pub type Histogram = RawHistogram;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -172,6 +171,74 @@ pub type CounterFamily = Vectored<Counter>;
 pub type GaugeFamily = Vectored<Gauge>;
 /// A histogram with labels.
 pub type HistogramFamily = Vectored<Histogram>;
+
+// --- reading ---------------------------------------------------------------------------------
+
+/// One series as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Its name as it was registered: without prefix, and without `_total`.
+    pub name: String,
+    /// Its labels, in the order of registration.
+    pub labels: Vec<(&'static str, String)>,
+    /// What it has come to.
+    pub value: SampleValue,
+}
+
+/// What a series has come to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SampleValue {
+    /// Of a counter.
+    Counter(u64),
+    /// Of a gauge.
+    Gauge(i64),
+    /// Of a histogram.
+    Histogram(Counted),
+}
+
+impl<M: Clone> Vectored<M> {
+    fn samples(&self, name: &str, value: impl Fn(&M) -> SampleValue, into: &mut Vec<Sample>) {
+        for (values, member) in self.handles.read().iter() {
+            into.push(Sample {
+                name: name.to_owned(),
+                labels: self
+                    .names
+                    .iter()
+                    .copied()
+                    .zip(values.iter().cloned())
+                    .collect(),
+                value: value(member),
+            });
+        }
+    }
+}
+
+impl Metrics {
+    /// Every series whose name begins with `prefix`, by name and label values: for whoever carries them elsewhere.
+    pub fn samples(&self, prefix: &str) -> Vec<Sample> {
+        let known = self.0.known.read();
+        let mut names: Vec<&String> = known
+            .keys()
+            .filter(|name| name.starts_with(prefix))
+            .collect();
+        names.sort_unstable();
+        let mut samples = Vec::new();
+        for name in names {
+            match &known[name] {
+                Known::Counter(family) => {
+                    family.samples(name, |one| SampleValue::Counter(one.get()), &mut samples);
+                }
+                Known::Gauge(family) => {
+                    family.samples(name, |one| SampleValue::Gauge(one.get()), &mut samples);
+                }
+                Known::Histogram(family) => {
+                    family.samples(name, |one| SampleValue::Histogram(one.read()), &mut samples);
+                }
+            }
+        }
+        samples
+    }
+}
 
 // --- registration ----------------------------------------------------------------------------
 
@@ -405,6 +472,42 @@ mod tests {
         assert!(text.contains("volary_agents 2\n"), "{text}");
         assert!(!text.contains("EOF"), "{text}");
         assert!(metrics.encode_openmetrics().ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn series_are_read_by_the_beginning_of_their_name() {
+        let metrics = Metrics::default();
+        metrics
+            .counter_family("flow_ended", "Ended", &["flow"])
+            .with(&["b"])
+            .inc();
+        metrics.gauge("flow_depth", "Depth").set(-2);
+        metrics
+            .histogram("flow_seconds", "Time", &[1.0])
+            .observe(0.5);
+        metrics.counter("others", "Others").inc();
+        let read: Vec<_> = metrics
+            .samples("flow_")
+            .into_iter()
+            .map(|sample| (sample.name, sample.labels, sample.value))
+            .collect();
+        let label = vec![("flow", "b".to_owned())];
+        let counted = Counted {
+            counts: vec![1, 0],
+            sum: 0.5,
+        };
+        assert_eq!(
+            read,
+            [
+                ("flow_depth".to_owned(), vec![], SampleValue::Gauge(-2)),
+                ("flow_ended".to_owned(), label, SampleValue::Counter(1)),
+                (
+                    "flow_seconds".to_owned(),
+                    vec![],
+                    SampleValue::Histogram(counted)
+                ),
+            ]
+        );
     }
 
     #[test]
