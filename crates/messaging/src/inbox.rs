@@ -403,6 +403,15 @@ impl Claimed {
         self.claim.epoch
     }
 
+    /// How urgent it is.
+    pub fn priority(&self) -> Priority {
+        let above = self
+            .claim
+            .priority
+            .saturating_add(i16::from(Priority::NORMAL.0));
+        Priority(u8::try_from(above.clamp(0, 255)).unwrap_or(u8::MAX))
+    }
+
     /// What held before the first of the parcels that met in this delivery.
     pub fn base(&self) -> Option<&str> {
         self.claim.base.as_deref()

@@ -78,6 +78,9 @@ pub struct Nack {
     /// Why, for the journal and for whoever looks at parked items.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// No further attempt would do better: park it at once.
+    #[arg(long, conflicts_with = "delay")]
+    give_up: bool,
 }
 
 /// `volary link send`.
@@ -202,6 +205,7 @@ async fn nack(context: &Context, link: &Link, arguments: &Nack) -> Outcome {
         id: arguments.id.clone(),
         delay: arguments.delay.map(DurationText),
         reason: arguments.reason.clone(),
+        give_up: arguments.give_up,
     };
     let reply = link.nack(&request).await?;
     if context.ui.json {

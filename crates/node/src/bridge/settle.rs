@@ -188,6 +188,19 @@ impl Settler {
         self.store.commit(tx).await?;
         Ok(nacked)
     }
+
+    /// Says that no further attempt would do better: a person decides.
+    pub(crate) async fn park(
+        &self,
+        mailbox: &Mailbox,
+        claimed: &Claimed,
+        reason: &str,
+    ) -> Result<Nacked, SettleError> {
+        let mut tx = Batch::new();
+        mailbox.park(&mut tx, claimed, reason)?;
+        self.store.commit(tx).await?;
+        Ok(Nacked::Parked)
+    }
 }
 
 /// What a refusal that passes means for an attempt.

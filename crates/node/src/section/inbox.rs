@@ -10,8 +10,8 @@ use volary_messaging::{
 use volary_ops::{
     ApiError, Json, LinkPeer, Query, Route, Section,
     api::{
-        self, AckReply, AckRequest, InboxItem, InboxQuery, InboxReply, ItemKind, NackReply,
-        NackRequest, SendReply, checked_wait,
+        self, AckReply, AckRequest, DurationText, InboxItem, InboxQuery, InboxReply, ItemKind,
+        NackReply, NackRequest, SendReply, checked_wait,
     },
 };
 use volary_store::queue::Nacked;
@@ -98,7 +98,11 @@ async fn claim(
         let opened = opened.inspect_err(|error| tracing::debug!(%error, "nothing to tell"));
         if let Ok(Some(claimed)) = opened {
             let token = core.claims.lock().hold(&peer.agent, claimed.clone(), until);
-            items.push(item(token, claimed.delivery));
+            items.push(InboxItem {
+                priority: Some(claimed.priority().0),
+                holds_for: Some(DurationText(mailbox.visibility())),
+                ..item(token, claimed.delivery)
+            });
         }
     }
     Ok(Json(InboxReply { items }))
@@ -128,6 +132,9 @@ fn item(token: String, delivery: Delivery) -> InboxItem {
             .iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
+        deadline: delivery.deadline,
+        priority: None,
+        holds_for: None,
         payload,
         payload_base64,
     }
@@ -190,7 +197,12 @@ async fn hand_back(
         .reason
         .as_deref()
         .unwrap_or("the agent gave no reason");
-    let nacked = core.settler.nack(mailbox, &claimed, delay, reason).await;
+    let settler = &core.settler;
+    let nacked = if request.give_up {
+        settler.park(mailbox, &claimed, reason).await
+    } else {
+        settler.nack(mailbox, &claimed, delay, reason).await
+    };
     let tokens = [request.id];
     let nacked = nacked.map_err(|error| settle_error(core, &tokens, error))?;
     forget(core, &tokens);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use volary_kernel::{Tenant, TraceId};
+use volary_kernel::{Tenant, Timestamp, TraceId};
 
 use super::{DurationText, Send, payload::present};
 use crate::ApiError;
@@ -69,6 +69,16 @@ pub struct InboxItem {
     /// Headers of the message.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// From when on nobody wants it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub deadline: Option<Timestamp>,
+    /// How urgent, 0 to 255; 128 is usual. Only over the link API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// How long this claim holds from the answer on: then the item comes again. Only over the link API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds_for: Option<DurationText>,
     /// Payload as JSON, or else see `payload_base64`.
     #[serde(
         default,
@@ -150,6 +160,9 @@ pub struct NackRequest {
     /// Why, for the journal and for whoever looks at parked items.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether no further attempt would do better: the item is parked at once.
+    #[serde(default)]
+    pub give_up: bool,
 }
 
 /// The answer to a [`NackRequest`].
