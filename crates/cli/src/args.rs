@@ -6,8 +6,8 @@ use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use volary_kernel::{Name, Tenant, TraceId, text::parse_duration};
 
 use crate::commands::{
-    doctor, down, events, explain, health, identity, init, inspect, journal, link, logs, parked,
-    pools, ps, replay, schema, send, tasks, up, validate,
+    doctor, down, events, explain, flow, health, identity, init, inspect, journal, link, logs,
+    parked, pools, ps, replay, schema, send, tasks, up, validate,
 };
 
 /// What stands below the list of commands.
@@ -104,6 +104,9 @@ pub enum Command {
     /// Create pools of agents, and say who is in them.
     #[command(subcommand)]
     Pools(pools::Action),
+    /// Look at the flows that agents run inside, and draw them.
+    #[command(subcommand)]
+    Flow(flow::Action),
     /// Look at work whose attempts are used up, try it again or drop it.
     #[command(subcommand)]
     Parked(parked::Action),

@@ -49,6 +49,7 @@ use crate::{
     config::NodeConfig,
     core::{Core, Speaker, Voice},
     error::NodeError,
+    flows::Flows,
     hooks::{self, HookParts},
     neighbours::{self, Neighbours},
     pulse::{self, Pulse},
@@ -119,6 +120,8 @@ pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
         },
         ..TcpConfig::default()
     };
+    let signals = Signals::default();
+    let flows = Flows::new(&ground.metrics, signals.clone(), &config.fleet.name);
     let core = Arc::new(Core {
         operator: mail.operator,
         neighbours: mail.neighbours,
@@ -140,6 +143,8 @@ pub(crate) async fn build(config: NodeConfig) -> Result<Built, NodeError> {
         replicas: run.replicas,
         context,
         claims: Mutex::new(Claims::default()),
+        flows: Arc::new(flows),
+        signals,
         handlers: run
             .handlers
             .iter()
@@ -535,7 +540,7 @@ fn ops(
         metrics: ground.metrics.clone(),
         redactor: ground.redactor.clone(),
         store: ground.store.clone(),
-        signals: Signals::default(),
+        signals: core.signals.clone(),
         links,
         sections: section::all(core),
     };

@@ -19,13 +19,14 @@ use volary_messaging::{
     replay::Imports,
     task::TaskManager,
 };
-use volary_ops::{ApiError, LinkPeer, api::ReplicaView};
+use volary_ops::{ApiError, LinkPeer, Signals, api::ReplicaView};
 use volary_store::{SharedStore, queue::Queues};
 
 use crate::{
     bridge::{handler::HandlerAgent, settle::Settler},
     claims::Claims,
     error::NodeError,
+    flows::Flows,
     neighbours::{Neighbours, Said},
     section::replica_view,
     state::StateDir,
@@ -57,6 +58,10 @@ pub(crate) struct Core {
     pub replicas: Handle,
     pub context: Dispatcher,
     pub claims: Mutex<Claims>,
+    /// Flows that agents run.
+    pub flows: Arc<Flows>,
+    /// The live feed of what is in no journal.
+    pub signals: Signals,
     /// Handler agents, for replays that verify.
     pub handlers: BTreeMap<Name, Arc<HandlerAgent>>,
     /// Archives of other journals.

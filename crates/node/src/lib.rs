@@ -10,8 +10,10 @@ mod claims;
 mod config;
 mod core;
 mod error;
+mod flows;
 mod hooks;
 mod key_files;
+pub mod link;
 mod neighbours;
 mod node;
 mod pulse;
@@ -22,6 +24,7 @@ mod webhook;
 
 pub use volary_context as context;
 pub use volary_deploy as deploy;
+pub use volary_flow as flow;
 pub use volary_kernel as kernel;
 pub use volary_messaging as messaging;
 pub use volary_ops as ops;

@@ -162,6 +162,7 @@ impl Node {
         node.tasks
             .replicas
             .spawn(TaskKind::new("directory"), directory);
+        node.follow_flows();
         for source in sources {
             let place = build::place(&node.core.fleet.tenant);
             node.core
@@ -244,6 +245,14 @@ impl Node {
         let loops = neighbours::Loops::of([&self.tasks.couriers, &self.tasks.links]);
         base.spawn(TaskKind::new("link-pulse"), loops.run(beat, base.token()));
         Ok(())
+    }
+
+    /// Forgets the flows of replicas whose process has ended.
+    fn follow_flows(&self) {
+        let (core, stop) = (self.core.clone(), self.tasks.base.token());
+        self.tasks.base.spawn(TaskKind::new("flows"), async move {
+            core.flows.follow(core.replicas.clone(), stop).await
+        });
     }
 
     /// Keeps the latch `replicas`: ready once every replica is.

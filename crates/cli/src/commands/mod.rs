@@ -4,6 +4,7 @@ pub mod doctor;
 pub mod down;
 pub mod events;
 pub mod explain;
+pub mod flow;
 pub mod health;
 pub mod identity;
 pub mod init;
@@ -92,6 +93,7 @@ fn run(context: &Context, command: Command) -> Outcome {
         Command::Health(arguments) => blocking(health::run(context, &arguments)),
         Command::Tasks(action) => blocking(tasks::run(context, &action)),
         Command::Pools(action) => blocking(pools::run(context, &action)),
+        Command::Flow(action) => blocking(flow::run(context, &action)),
         Command::Parked(action) => blocking(parked::run(context, &action)),
         Command::Journal(action) => journal::run(context, &action),
         Command::Replay(arguments) => blocking(replay::run(context, &arguments)),

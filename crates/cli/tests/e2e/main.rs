@@ -9,6 +9,7 @@
 
 mod checkout;
 mod disk;
+mod flows;
 mod handlers;
 mod isolation;
 mod kill9;

@@ -6,6 +6,7 @@
 
 mod event;
 mod fleet;
+mod flow;
 mod health;
 mod identity;
 mod inbox;
@@ -27,6 +28,10 @@ pub use self::{
     fleet::{
         AgentSummary, AgentView, DownReply, DownRequest, FleetView, InboxStats, LogsQuery,
         PortView, ReplicaView, SourceView,
+    },
+    flow::{
+        FlowList, FlowQuery, FlowRegistration, FlowReport, FlowReportReply, FlowSeries, FlowSignal,
+        FlowSummary, FlowValue, FlowView, RegisterFlows, RegisterFlowsReply,
     },
     health::{CheckView, HealthDocument, HealthStatus},
     identity::{
