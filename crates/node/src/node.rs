@@ -158,11 +158,7 @@ impl Node {
             }
         }
         node.spawn_sinks();
-        let directory = directory::run(node.core.clone(), node.tasks.replicas.token());
-        node.tasks
-            .replicas
-            .spawn(TaskKind::new("directory"), directory);
-        node.follow_flows();
+        node.follow_replicas();
         for source in sources {
             let place = build::place(&node.core.fleet.tenant);
             node.core
@@ -247,8 +243,11 @@ impl Node {
         Ok(())
     }
 
-    /// Forgets the flows of replicas whose process has ended.
-    fn follow_flows(&self) {
+    /// What follows the replicas: the directory of agents, and the flows, which end with their process.
+    fn follow_replicas(&self) {
+        let replicas = &self.tasks.replicas;
+        let directory = directory::run(self.core.clone(), replicas.token());
+        replicas.spawn(TaskKind::new("directory"), directory);
         let (core, stop) = (self.core.clone(), self.tasks.base.token());
         self.tasks.base.spawn(TaskKind::new("flows"), async move {
             core.flows.follow(core.replicas.clone(), stop).await

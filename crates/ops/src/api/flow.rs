@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_report_reads_what_it_writes() {
-        let report = r#"{"run":"7","series":[{"name":"flow_node_success","labels":{"flow":"f","node":"n"},"value":{"counter":3}},{"name":"flow_node_seconds","labels":{"flow":"f"},"value":{"histogram":{"counts":[1,0],"sum":0.5}}}],"events":[{"at":"2026-11-21T09:26:13.042Z","kind":"node_failed","flow":"f","details":{"reason":"x"}}]}"#;
+        let report = r#"{"run":"7","series":[{"name":"flow_node_success","labels":{"flow":"f","node":"n"},"value":{"counter":3}},{"name":"flow_node_seconds","labels":{"flow":"f"},"value":{"histogram":{"counts":[1,0],"sum":0.5}}}],"events":[{"at":"2026-11-21T09:26:13.042000Z","kind":"node_failed","flow":"f","details":{"reason":"x"}}]}"#;
         let read: FlowReport = serde_json::from_str(report).unwrap();
         assert_eq!(read.series[0].value, FlowValue::Counter(3));
         assert_eq!(serde_json::to_string(&read).unwrap(), report);
