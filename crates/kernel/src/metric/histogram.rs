@@ -50,9 +50,14 @@ impl Histogram {
 
     /// Takes one value in.
     pub fn observe(&self, value: f64) {
+        self.observe_many(value, 1);
+    }
+
+    /// Takes a value in `times` over: one that was measured, for others like it that were not.
+    pub fn observe_many(&self, value: f64, times: u64) {
         let bucket = self.0.bounds.partition_point(|bound| *bound < value);
-        self.add_to_sum(value);
-        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.add_to_sum(value * times as f64);
+        self.0.counts[bucket].fetch_add(times, Ordering::Relaxed);
     }
 
     /// Takes in what was counted elsewhere with the same bounds; `false`, and nothing is taken, if it has another number of
@@ -94,7 +99,7 @@ impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let Counted { counts, sum } = self.read();
         // The encoder adds the buckets up, and writes this bound as `+Inf`.
-        let bounds = self.0.bounds.iter().copied().chain([f64::MAX]);
+        let bounds = self.0.bounds.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
         encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
     }
@@ -117,6 +122,25 @@ mod tests {
         let read = histogram.read();
         assert_eq!(read.counts, [2, 2, 1]);
         assert!((read.sum - 8.65).abs() < 1e-9, "{}", read.sum);
+    }
+
+    #[test]
+    fn a_value_that_stands_for_others_counts_for_them_and_the_last_bucket_has_no_bound() {
+        let metrics = crate::metric::Metrics::default();
+        let took = metrics.histogram("took_seconds", "Time", &[0.1, 1.0]);
+        took.observe(0.0625);
+        took.observe_many(0.25, 64);
+        took.observe(5.0);
+        let text = metrics.encode_text();
+        for line in [
+            "volary_took_seconds_bucket{le=\"0.1\"} 1\n",
+            "volary_took_seconds_bucket{le=\"1.0\"} 65\n",
+            "volary_took_seconds_bucket{le=\"+Inf\"} 66\n",
+            "volary_took_seconds_count 66\n",
+            "volary_took_seconds_sum 21.0625\n",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
     }
 
     #[test]
