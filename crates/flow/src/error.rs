@@ -132,13 +132,61 @@ pub struct FlowError {
     pub message: String,
     /// Attempts made, this one included; 1 is the first.
     pub attempts: u32,
-    /// How long the last attempt took.
+    /// How long the last attempt took. Serialised in seconds.
+    #[serde(
+        rename = "latency_seconds",
+        with = "seconds",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub latency: Option<Duration>,
-    /// The timeout that passed, for [`FlowErrorCode::NodeTimeout`].
+    /// The timeout that passed, for [`FlowErrorCode::NodeTimeout`]. Serialised in seconds.
+    #[serde(
+        rename = "timeout_seconds",
+        with = "seconds",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub timeout: Option<Duration>,
     /// What the node returned; not kept over a restart.
     #[serde(skip)]
     pub source: Option<NodeError>,
+}
+
+/// Durations as numbers of seconds; to the nanosecond for a hundred days.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => serializer.serialize_f64(duration.as_secs_f64()),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(deserializer)?;
+        let duration = seconds.map(Duration::try_from_secs_f64).transpose();
+        duration.map_err(de::Error::custom)
+    }
+}
+
+impl FlowError {
+    /// As a JSON object, as it is serialised too: `trace_id`, `node`, `code`, `message`, `attempts`, and where they are
+    /// known `latency_seconds` and `timeout_seconds`. What the node returned is not in it.
+    pub fn to_payload(&self) -> serde_json::Map<String, serde_json::Value> {
+        match serde_json::to_value(self) {
+            Ok(serde_json::Value::Object(payload)) => payload,
+            _ => serde_json::Map::new(),
+        }
+    }
 }
 
 impl fmt::Display for FlowError {
@@ -154,7 +202,13 @@ impl fmt::Display for FlowError {
     }
 }
 
-impl std::error::Error for FlowError {}
+/// Its source is the node's own error, if it had one.
+impl std::error::Error for FlowError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let source = self.source.as_ref()?.source.as_ref()?;
+        Some(&**source)
+    }
+}
 
 /// An envelope was not accepted; nothing of it happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
