@@ -48,6 +48,8 @@ impl Outcome {
 pub enum DropReason {
     /// The flow stopped before it was done.
     Stopped,
+    /// It streamed, its reader was gone, and more was unread than is kept.
+    Abandoned,
 }
 
 /// What a trace yields.

@@ -1,8 +1,182 @@
 //! Running a plan: stages, traces, time.
+//!
+//! ```text
+//!   emit ─▶ gate (inbox + who waits) ─▶ stage: slots ─▶ gate ─▶ stage ─▶ trace cell ─▶ reader
+//!              ▲ room                     │ outbox, when there is none
+//!   index: traces by id, their deadlines  └─ timers: timeouts, back-off, joins        keeper: deadlines, expiry, blocked
+//! ```
+
+mod chunks;
+mod control;
+mod driver;
+mod emit;
+mod fuse;
+mod gate;
+mod inbox;
+mod index;
+mod joins;
+mod keeper;
+mod pen;
+mod reader;
+mod shared;
+mod stop;
+mod tenants;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod trace;
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use tokio_util::sync::ReusableBoxFuture;
+use volary_kernel::{Name, Tenant, TraceId, task::TaskKind};
 
-use crate::{error::NodeError, graph::plan::Step};
+use self::{driver::Stage, shared::Shared, tenants::Tenants};
+use crate::{
+    config::RunConfig,
+    envelope::{Headers, Meta},
+    error::{EmitError, NodeError},
+    graph::plan::{Payload, Plan, Step},
+    observe::{
+        metrics::FlowMetrics,
+        tap::{Observing, Setup},
+    },
+    outcome::{CancelReport, StopReport},
+};
+
+pub(crate) use self::{
+    chunks::poll_chunk,
+    control::{Depths, pause},
+    reader::{Read, Reader},
+    trace::Trace,
+};
 
 /// Where the future of an attempt lives; its allocation is used again.
 pub(crate) type Slot = ReusableBoxFuture<'static, Result<Step, NodeError>>;
+
+/// What is emitted, its type erased.
+pub(crate) struct Accepted {
+    pub payload: Payload,
+    pub headers: Headers,
+    pub trace_id: TraceId,
+    pub deadline: Option<Duration>,
+    pub meta: Meta,
+    /// The trace whose node called this flow.
+    pub parent: Option<Arc<Trace>>,
+}
+
+/// A plan that runs. Clones share it; when the last is dropped it stops at once.
+#[derive(Clone)]
+pub(crate) struct Engine(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.give_up();
+        // Nobody can fetch any more; traces and the flow hold each other.
+        self.shared.index.clear();
+    }
+}
+
+impl Engine {
+    /// Runs a plan. To be called in a tokio runtime.
+    pub(crate) fn start(plan: Arc<Plan>, config: RunConfig) -> Self {
+        let groups = fuse::groups(&plan, config.fuse);
+        let names: Vec<_> = plan.nodes.iter().map(|node| node.name.clone()).collect();
+        let metrics = FlowMetrics::new(&config.metrics, &plan.name, &names, &config.metric_tenants);
+        let tenants = Arc::<Tenants>::default();
+        let named = tenants.clone();
+        let setup = Setup::of(
+            &plan,
+            &config,
+            Arc::new(move |serial| named.name(serial)),
+            metrics.totals().events_dropped.clone(),
+            metrics.totals().observer_panics.clone(),
+        );
+        let observing = Observing::start(setup, &config.supervisor);
+        let shared = Shared::new(plan, &groups, &config, observing, metrics, tenants);
+        let shared = Arc::new(shared);
+        for (at, nodes) in groups.iter().enumerate() {
+            let mut stage = Stage::new(shared.clone(), at, nodes);
+            let run = async move {
+                poll_fn(|cx| stage.poll(cx)).await;
+                Ok(())
+            };
+            config.supervisor.spawn(TaskKind::new("flow-stage"), run);
+        }
+        let token = config.supervisor.token();
+        let keeper = keeper::keep(shared.clone(), token);
+        let keeper = async move {
+            keeper.await;
+            Ok(())
+        };
+        config
+            .supervisor
+            .spawn(TaskKind::new("flow-keeper"), keeper);
+        Self(Arc::new(Handle { shared }))
+    }
+
+    /// Accepts an envelope once there is room. Cancel-safe: dropped means not accepted.
+    ///
+    /// # Errors
+    /// When it was not accepted; nothing of it happened.
+    pub(crate) async fn emit(&self, accepted: Accepted) -> Result<Reader, EmitError> {
+        self.0.shared.emit(accepted).await
+    }
+
+    /// Accepts an envelope if there is room now.
+    ///
+    /// # Errors
+    /// When it was not accepted; nothing of it happened.
+    pub(crate) fn emit_nowait(&self, accepted: Accepted) -> Result<Reader, EmitError> {
+        self.0.shared.emit_nowait(accepted)
+    }
+
+    /// A reader for a trace. None: unknown, of another tenant, expired, read already, or being read.
+    pub(crate) fn fetch(&self, trace: TraceId, tenant: &Tenant) -> Option<Reader> {
+        let trace = self.find(trace, tenant)?;
+        reader::attach(trace)
+    }
+
+    /// Ends a trace as cancelled.
+    pub(crate) fn cancel(&self, trace: TraceId, tenant: &Tenant) -> CancelReport {
+        let found = self.find(trace, tenant);
+        found.map_or_else(CancelReport::default, |trace| control::cancel(&trace))
+    }
+
+    /// Holds what of a trace is not running yet. False if there is no such trace, or it is paused already.
+    pub(crate) fn pause(&self, trace: TraceId, tenant: &Tenant) -> bool {
+        self.find(trace, tenant).is_some_and(|trace| pause(&trace))
+    }
+
+    /// Lets a paused trace go on. False if there is no such trace, or it is not paused.
+    pub(crate) fn resume(&self, trace: TraceId, tenant: &Tenant) -> bool {
+        let found = self.find(trace, tenant);
+        found.is_some_and(|trace| control::resume(&trace))
+    }
+
+    /// What waits and runs where.
+    pub(crate) fn depths(&self) -> Depths {
+        self.0.shared.depths()
+    }
+
+    /// Nodes that hold their thread for too long, and for how long.
+    pub(crate) fn blocked(&self) -> Vec<(Name, Duration)> {
+        self.0.shared.blocked()
+    }
+
+    /// Stops: accepts nothing, drains for up to `limit`, then ends the rest as dropped.
+    pub(crate) async fn stop(&self, limit: Duration) -> StopReport {
+        self.0.shared.stop(limit).await
+    }
+
+    fn find(&self, trace: TraceId, tenant: &Tenant) -> Option<Arc<Trace>> {
+        let trace = self.0.shared.index.get(trace)?;
+        (trace.headers.tenant == *tenant).then_some(trace)
+    }
+}

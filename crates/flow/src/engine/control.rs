@@ -1,0 +1,110 @@
+//! What is done to a trace from outside: cancel, pause, resume; and what is to be seen of all.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use volary_kernel::Name;
+
+use super::{shared::Shared, trace::Trace};
+use crate::{
+    observe::FlowEventKind,
+    outcome::{CancelReport, Outcome},
+};
+
+/// What waits and runs where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Depths {
+    /// Per node of the plan.
+    pub nodes: Vec<NodeDepth>,
+    /// Traces that live.
+    pub traces: usize,
+}
+
+/// What waits and runs at a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeDepth {
+    pub node: Name,
+    /// Messages in its queue.
+    pub queued: usize,
+    /// Attempts that wait for something.
+    pub running: usize,
+    /// Outputs that find no room, and messages in back-off.
+    pub waiting: usize,
+}
+
+impl Shared {
+    pub(crate) fn depths(&self) -> Depths {
+        let nodes = self.plan.nodes.iter().zip(&self.nodes);
+        let nodes = nodes.map(|(plan, node)| NodeDepth {
+            node: plan.name.clone(),
+            queued: node.gate(|gate| gate.inbox.len()),
+            running: node.running.load(Ordering::Relaxed) as usize,
+            waiting: node.waiting.load(Ordering::Relaxed) as usize,
+        });
+        Depths {
+            nodes: nodes.collect(),
+            traces: self.live(),
+        }
+    }
+}
+
+/// Ends a trace as cancelled: at once for its reader, before their next poll for its attempts, when they are met for its
+/// messages in queues.
+pub(crate) fn cancel(trace: &Arc<Trace>) -> CancelReport {
+    let shared = &trace.shared;
+    let running = trace.cell.lock().running();
+    // Held until the cancel is told, so that its finish is not told before.
+    let pending = trace.add(1).pending as usize - 1;
+    let now = shared.now();
+    let mut pen = shared.pen.lock();
+    let cancelled = shared.end(&mut pen, trace, Outcome::Cancelled, None, now);
+    let mut report = CancelReport::default();
+    if cancelled {
+        let queued = pending.saturating_sub(running);
+        report = CancelReport {
+            cancelled,
+            queued,
+            running,
+        };
+        shared.metrics.totals().trace_cancel_start.inc();
+        let kind = FlowEventKind::CancelStart { queued, running };
+        pen.event(trace, now, kind);
+    }
+    shared.dropped(&mut pen, trace, 1);
+    pen.flush();
+    report
+}
+
+/// Holds what of a trace is not running yet.
+pub(crate) fn pause(trace: &Arc<Trace>) -> bool {
+    let paused = !trace.has_ended() && trace.set_paused(true);
+    if paused {
+        tell(trace, FlowEventKind::Paused);
+    }
+    paused
+}
+
+/// Lets a paused trace go on.
+pub(crate) fn resume(trace: &Arc<Trace>) -> bool {
+    if trace.has_ended() || !trace.set_paused(false) {
+        return false;
+    }
+    tell(trace, FlowEventKind::Resumed);
+    let held = {
+        let mut cell = trace.cell.lock();
+        let rare = cell.rare.as_mut();
+        rare.map(|rare| std::mem::take(&mut rare.held))
+    };
+    for (node, msg) in held.unwrap_or_default() {
+        trace.shared.put_again(node, msg);
+    }
+    if trace.counts().is_quiet() {
+        trace.shared.resolve_joins(trace);
+    }
+    true
+}
+
+fn tell(trace: &Trace, kind: FlowEventKind) {
+    let mut pen = trace.shared.pen.lock();
+    pen.event(trace, trace.shared.now(), kind);
+    pen.flush();
+}

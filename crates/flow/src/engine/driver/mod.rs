@@ -1,0 +1,524 @@
+//! A stage: the task that runs a node, or a fused chain of them.
+//!
+//! ```text
+//!   woken ─▶ signals (runs that were woken, room, joins) ─▶ timers (timeouts, back-off) ─▶ messages, last node first ─▶ rest
+//! ```
+//!
+//! An attempt is polled once when it starts; most end there, and the message goes on to the next fused node at once. What
+//! does not is parked in its slot and polled again only when it is woken.
+
+mod join;
+mod route;
+mod run;
+
+use std::{
+    any::Any,
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use hashbrown::HashMap;
+use tokio_util::sync::ReusableBoxFuture;
+use volary_kernel::{Mono, clock, task::panic_text};
+
+use self::run::Doing;
+use super::{
+    Slot,
+    inbox::Taken,
+    pen::{Counting, Pen},
+    shared::{Route, Shared, Signal, StageShared},
+    timers::Timers,
+    trace::{Msg, Trace},
+};
+use crate::{
+    graph::plan::{Call, Join, NodeIx, Work},
+    observe::metrics::{AttemptEnd, NodeCount},
+    policy::{NodePolicy, guard::Guards},
+};
+
+/// Most attempts of one poll; then other tasks of the thread have their turn.
+const ATTEMPTS_PER_POLL: u32 = 256;
+/// Longest run of one poll, as far as nodes let it.
+const TIME_PER_POLL: Duration = Duration::from_millis(2);
+/// Attempts between two readings of the clock while attempts are short.
+const ATTEMPTS_PER_READING: u32 = 16;
+/// Attempts that take longer, on average since the last reading, are timed one by one.
+const SHORT: Duration = Duration::from_micros(50);
+/// Of attempts that never wait, one in so many is timed.
+const SAMPLED: u32 = 64;
+/// Most messages that are taken from an inbox at once.
+const BATCH: usize = 32;
+
+/// Something due.
+enum Due {
+    /// An attempt has taken too long.
+    Timeout { local: usize, run: u32 },
+    /// The wait before the next attempt, or in a join, is over.
+    Wait { local: usize, run: u32 },
+}
+
+/// The task that runs a node, or a fused chain of them.
+pub(crate) struct Stage {
+    shared: Arc<Shared>,
+    me: Arc<StageShared>,
+    nodes: Vec<NodeRun>,
+    timers: Timers<Due>,
+    pen: Pen,
+    now: Mono,
+    woken: Mono,
+    attempts: u32,
+    since_reading: u32,
+    one_by_one: bool,
+    /// Attempts until the next that is timed although it does not wait.
+    until_sample: u32,
+    signals: Vec<Signal>,
+    sleep: ReusableBoxFuture<'static, ()>,
+    sleeps_until: Option<Mono>,
+    exited: bool,
+}
+
+/// A node, as its stage sees it.
+struct NodeRun {
+    ix: NodeIx,
+    work: Job,
+    policy: NodePolicy,
+    runs: Vec<Run>,
+    free: Vec<u32>,
+    /// Runs that are attempts.
+    active: usize,
+    taken: VecDeque<Taken<Msg>>,
+    /// How many are taken at once.
+    batch: usize,
+    /// Places to give back.
+    releases: Vec<(u32, u16)>,
+    /// Outputs that found no room, per tenant.
+    outbox: HashMap<u32, VecDeque<(Route, Msg)>>,
+    waiting: u32,
+    guards: Option<Guards>,
+    is_ingress: Option<u16>,
+}
+
+#[derive(Clone)]
+enum Job {
+    Call(Arc<dyn Call>),
+    Join(Join),
+}
+
+/// A place for an attempt, or for a wait.
+struct Run {
+    slot: Slot,
+    wake: Arc<RunWake>,
+    waker: Waker,
+    doing: Doing,
+}
+
+/// Tells the stage which run was woken.
+struct RunWake {
+    stage: Arc<StageShared>,
+    local: u16,
+    run: u32,
+    told: AtomicBool,
+}
+
+impl Wake for RunWake {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.told.swap(true, Ordering::AcqRel) {
+            let (local, run) = (self.local, self.run);
+            self.stage.signal(Signal::Ready { local, run });
+        }
+    }
+}
+
+/// Runs code of a user; a panic becomes its text.
+fn contained<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|panic: Box<dyn Any + Send>| {
+        let text = panic_text(&*panic).to_owned();
+        // A payload may panic when it is dropped, too.
+        let _second_panic = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+        text
+    })
+}
+
+impl Stage {
+    pub(crate) fn new(shared: Arc<Shared>, stage: usize, chain: &[NodeIx]) -> Self {
+        let me = shared.stages[stage].clone();
+        let now = shared.now();
+        let nodes = chain.iter().map(|ix| NodeRun::new(&shared, *ix)).collect();
+        Self {
+            me,
+            nodes,
+            timers: Timers::default(),
+            pen: Pen {
+                tap: shared.observing.tap(chain),
+                metrics: Counting::Stage(shared.metrics.stage(chain)),
+            },
+            now,
+            woken: now,
+            attempts: 0,
+            since_reading: 0,
+            one_by_one: false,
+            until_sample: 0,
+            signals: Vec::new(),
+            sleep: ReusableBoxFuture::new(std::future::pending()),
+            sleeps_until: None,
+            exited: false,
+            shared,
+        }
+    }
+
+    /// Runs what can run. Ready when the stage was told to exit.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.me.waker.register(cx.waker());
+        self.since_reading = 0;
+        self.read_clock();
+        self.woken = self.now;
+        self.attempts = 0;
+        let bell = &self.shared.bell;
+        if !bell.watches.load(Ordering::Relaxed) && !bell.watches.swap(true, Ordering::SeqCst) {
+            bell.notify.notify_one();
+        }
+        loop {
+            if self.take_signals() {
+                self.exit();
+                return Poll::Ready(());
+            }
+            self.fire_timers();
+            for local in (0..self.nodes.len()).rev() {
+                self.pump(local);
+            }
+            if self.is_spent() {
+                cx.waker().wake_by_ref();
+                self.rest();
+                return Poll::Pending;
+            }
+            self.sleep_until_due(cx);
+            self.me.scheduled.store(false, Ordering::SeqCst);
+            if self.is_idle() {
+                self.rest();
+                self.me.busy_since.store(0, Ordering::Relaxed);
+                return Poll::Pending;
+            }
+            self.me.scheduled.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether it is the turn of other tasks.
+    fn is_spent(&self) -> bool {
+        self.attempts >= ATTEMPTS_PER_POLL
+            || self.now - self.woken >= TIME_PER_POLL
+            || !tokio::task::coop::has_budget_remaining()
+    }
+
+    fn read_clock(&mut self) {
+        let before = self.now;
+        self.now = self.shared.now();
+        let each = (self.now - before) / self.since_reading.max(1);
+        self.one_by_one = self.since_reading > 0 && each > SHORT;
+        self.since_reading = 0;
+        let now = self.now.as_nanos().max(1);
+        self.me.busy_since.store(now, Ordering::Relaxed);
+    }
+
+    /// Before an attempt.
+    fn tick(&mut self) {
+        self.attempts += 1;
+        if self.one_by_one || self.since_reading >= ATTEMPTS_PER_READING {
+            self.read_clock();
+            if self.one_by_one {
+                for local in 0..self.nodes.len() {
+                    self.put_back(local);
+                }
+            }
+        }
+        self.since_reading += 1;
+    }
+
+    /// Whether the coming attempt is timed even if it does not wait, and for how many it then stands.
+    fn sample(&mut self) -> Option<u32> {
+        if self.one_by_one {
+            return Some(1);
+        }
+        if self.until_sample > 0 {
+            self.until_sample -= 1;
+            return None;
+        }
+        self.until_sample = SAMPLED - 1;
+        self.read_clock();
+        Some(SAMPLED)
+    }
+
+    /// Does what was signalled; true to exit.
+    fn take_signals(&mut self) -> bool {
+        let mut signals = std::mem::take(&mut self.signals);
+        std::mem::swap(&mut signals, &mut self.me.signals.lock());
+        let mut exit = false;
+        for signal in signals.drain(..) {
+            match signal {
+                Signal::Ready { local, run } => self.ready(usize::from(local), run),
+                Signal::Room { local, tenant } => self.send_waiting(usize::from(local), tenant),
+                Signal::Resolve { local, trace } => self.resolve(usize::from(local), &trace),
+                Signal::Exit => exit = true,
+            }
+        }
+        self.signals = signals;
+        exit
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some(due) = self.timers.pop_due(self.now) {
+            match due {
+                Due::Timeout { local, run } => self.timed_out(local, run),
+                Due::Wait { local, run } => self.waited(local, run),
+            }
+        }
+    }
+
+    /// Has the task woken when the next timer is due.
+    fn sleep_until_due(&mut self, cx: &mut Context<'_>) {
+        let Some(next) = self.timers.next() else {
+            self.sleeps_until = None;
+            return;
+        };
+        if self.sleeps_until != Some(next) {
+            self.sleeps_until = Some(next);
+            self.sleep.set(clock::sleep(next - self.shared.now()));
+        }
+        if self.sleep.poll(cx).is_ready() {
+            // It is due, or this flow's clock is not the runtime's: look again.
+            self.sleeps_until = None;
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Whether nothing can be done until it is woken. Called after it said that it may be woken.
+    fn is_idle(&self) -> bool {
+        let can_take = |node: &NodeRun| {
+            let shared = self.shared.node(node.ix);
+            node.has_room()
+                && (!node.taken.is_empty()
+                    || shared.has_queued() && shared.gate(|gate| gate.inbox.has_some()))
+        };
+        self.me.signals.lock().is_empty() && !self.nodes.iter().any(can_take)
+    }
+
+    /// At the end of a poll: gives back what it holds, and counts.
+    fn rest(&mut self) {
+        for local in 0..self.nodes.len() {
+            self.release_places(local);
+            let node = &self.nodes[local];
+            let shared = self.shared.node(node.ix);
+            let active = u32::try_from(node.active).unwrap_or(u32::MAX);
+            shared.running.store(active, Ordering::Relaxed);
+            shared.waiting.store(node.waiting, Ordering::Relaxed);
+        }
+        self.pen.flush();
+    }
+
+    /// Counts something of a node.
+    fn count(&mut self, local: usize, trace: &Trace, what: NodeCount) {
+        if let Counting::Stage(stage) = &mut self.pen.metrics {
+            let place = u16::try_from(local).unwrap_or(u16::MAX);
+            stage.count(trace.tenant.label, place, what);
+        }
+    }
+
+    /// Takes in how long an attempt took that stands for `weight` of them.
+    fn took(&mut self, local: usize, end: AttemptEnd, latency: Duration, weight: u32) {
+        if let Counting::Stage(stage) = &mut self.pen.metrics {
+            let place = u16::try_from(local).unwrap_or(u16::MAX);
+            stage.took(place, end, latency, weight);
+        }
+    }
+
+    /// Starts messages of a node while it has room.
+    fn pump(&mut self, local: usize) {
+        while self.nodes[local].has_room() && !self.is_spent() {
+            let Some(msg) = self.next(local) else { return };
+            self.advance(local, msg);
+        }
+        if !self.nodes[local].has_room() {
+            self.put_back(local);
+        }
+    }
+
+    /// The next message of a node.
+    fn next(&mut self, local: usize) -> Option<Msg> {
+        let node = &mut self.nodes[local];
+        if let Some(taken) = node.taken.pop_front() {
+            node.releases.push((taken.tenant, taken.edge));
+            return Some(taken.item);
+        }
+        let shared = self.shared.node(node.ix);
+        if !shared.has_queued() {
+            return None;
+        }
+        let mut room = Vec::new();
+        let first = shared.gate(|gate| {
+            node.release_at(gate, &mut room);
+            for _ in 1..node.batch {
+                node.taken.extend(gate.inbox.take());
+            }
+            let one = if node.taken.is_empty() {
+                gate.inbox.take()
+            } else {
+                node.taken.pop_front()
+            };
+            if let Some(one) = &one {
+                node.releases.push((one.tenant, one.edge));
+                node.release_at(gate, &mut room);
+            }
+            one
+        });
+        node.batch = (node.batch * 2).min(BATCH);
+        let ix = node.ix;
+        for (tenant, edge) in room {
+            self.shared.tell_room(ix, edge, tenant);
+        }
+        first.map(|taken| taken.item)
+    }
+
+    /// Puts what was taken in advance back: the node is slow, or may not run it now.
+    fn put_back(&mut self, local: usize) {
+        let node = &mut self.nodes[local];
+        node.batch = 1;
+        if !node.taken.is_empty() {
+            self.shared.node(node.ix).gate(|gate| {
+                while let Some(taken) = node.taken.pop_back() {
+                    gate.inbox.put_back(taken);
+                }
+            });
+        }
+        self.release_places(local);
+    }
+
+    fn release_places(&mut self, local: usize) {
+        let node = &mut self.nodes[local];
+        if node.releases.is_empty() {
+            return;
+        }
+        let mut room = Vec::new();
+        let ix = node.ix;
+        self.shared
+            .node(ix)
+            .gate(|gate| node.release_at(gate, &mut room));
+        for (tenant, edge) in room {
+            self.shared.tell_room(ix, edge, tenant);
+        }
+    }
+
+    /// Drops all there is, and says that it is done.
+    fn exit(&mut self) {
+        for local in 0..self.nodes.len() {
+            for run in 0..self.nodes[local].runs.len() {
+                self.abandon(local, u32::try_from(run).unwrap_or(u32::MAX));
+            }
+            let node = &mut self.nodes[local];
+            let mut left: Vec<Msg> = node.taken.drain(..).map(|taken| taken.item).collect();
+            left.extend(
+                node.outbox
+                    .drain()
+                    .flat_map(|(_, box_)| box_)
+                    .map(|(_, msg)| msg),
+            );
+            left.extend(self.shared.node(node.ix).gate(|gate| gate.inbox.drain()));
+            for msg in left {
+                self.drop_message(msg);
+            }
+            node_rests(&self.shared, self.nodes[local].ix);
+        }
+        self.rest();
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        self.exited = true;
+        self.me.busy_since.store(0, Ordering::Relaxed);
+        self.me.done.store(true, Ordering::SeqCst);
+        self.shared.progress.notify_waiters();
+    }
+}
+
+fn node_rests(shared: &Shared, ix: NodeIx) {
+    shared.node(ix).running.store(0, Ordering::Relaxed);
+    shared.node(ix).waiting.store(0, Ordering::Relaxed);
+}
+
+impl Drop for Stage {
+    /// A stage that ends otherwise than by its exit takes the flow with it: no trace may wait for what cannot come.
+    fn drop(&mut self) {
+        if !self.exited {
+            self.finish();
+            self.shared.give_up();
+        }
+    }
+}
+
+impl NodeRun {
+    fn new(shared: &Arc<Shared>, ix: NodeIx) -> Self {
+        let plan = &shared.plan.nodes[usize::from(ix)];
+        let guarded = plan.policy.breaker.is_some() || plan.policy.max_retries > 0;
+        Self {
+            ix,
+            work: match &plan.work {
+                Work::Call(call) => Job::Call(call.clone()),
+                Work::Join(join) => Job::Join(join.clone()),
+            },
+            runs: Vec::new(),
+            free: Vec::new(),
+            active: 0,
+            taken: VecDeque::new(),
+            batch: 1,
+            releases: Vec::new(),
+            outbox: HashMap::new(),
+            waiting: 0,
+            guards: guarded.then(|| Guards::new(&plan.policy)),
+            is_ingress: shared.node(ix).ingress,
+            policy: plan.policy.clone(),
+        }
+    }
+
+    /// Whether one more attempt may run.
+    fn has_room(&self) -> bool {
+        self.active < self.policy.concurrency.max(1)
+    }
+
+    fn release_at(&mut self, gate: &mut super::gate::Gate, room: &mut Vec<(u32, u16)>) {
+        for (tenant, edge) in self.releases.drain(..) {
+            let ingress = self.is_ingress == Some(edge);
+            if gate.release(tenant, edge, ingress) {
+                room.push((tenant, edge));
+            }
+        }
+    }
+
+    /// A free run.
+    fn open(&mut self, stage: &Arc<StageShared>, local: usize) -> u32 {
+        if let Some(run) = self.free.pop() {
+            return run;
+        }
+        let run = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
+        let wake = Arc::new(RunWake {
+            stage: stage.clone(),
+            local: u16::try_from(local).unwrap_or(u16::MAX),
+            run,
+            told: AtomicBool::new(false),
+        });
+        self.runs.push(Run {
+            slot: Slot::new(std::future::pending()),
+            waker: Waker::from(wake.clone()),
+            wake,
+            doing: Doing::Nothing,
+        });
+        run
+    }
+}

@@ -1,0 +1,76 @@
+//! What somebody who runs or ends traces writes down with: events and counts.
+
+use volary_kernel::Mono;
+
+use super::trace::Trace;
+use crate::{
+    graph::plan::NodeIx,
+    observe::{
+        FlowEventKind,
+        metrics::{FlowMetrics, StageMetrics},
+        tap::{Tap, TraceTag},
+    },
+    outcome::Outcome,
+};
+
+/// Who a trace is, for events.
+pub(crate) fn tag(trace: &Trace) -> TraceTag {
+    TraceTag {
+        id: trace.id,
+        tenant: trace.tenant.serial,
+        hops: trace.hops(),
+    }
+}
+
+/// Writes events and counts down: a stage's own, or one that the others share.
+pub(crate) struct Pen {
+    pub tap: Tap,
+    pub metrics: Counting,
+}
+
+/// What is counted with.
+pub(crate) enum Counting {
+    /// In a stage's own numbers.
+    Stage(StageMetrics),
+    /// At once.
+    Direct(FlowMetrics),
+}
+
+impl Pen {
+    pub(crate) fn is_on(&self) -> bool {
+        self.tap.is_on()
+    }
+
+    pub(crate) fn event(&mut self, trace: &Trace, at: Mono, kind: FlowEventKind) {
+        if self.tap.is_on() {
+            self.tap.event(&tag(trace), None, 0, at, kind);
+        }
+    }
+
+    pub(crate) fn of_node(
+        &mut self,
+        trace: &Trace,
+        node: NodeIx,
+        attempt: u32,
+        at: Mono,
+        kind: FlowEventKind,
+    ) {
+        if self.tap.is_on() {
+            self.tap.event(&tag(trace), Some(node), attempt, at, kind);
+        }
+    }
+
+    pub(crate) fn ended(&mut self, trace: &Trace, outcome: &Outcome) {
+        match &mut self.metrics {
+            Counting::Stage(stage) => stage.ended(trace.tenant.label, outcome),
+            Counting::Direct(flow) => flow.ended(trace.tenant.label, outcome),
+        }
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.tap.flush();
+        if let Counting::Stage(stage) = &mut self.metrics {
+            stage.flush();
+        }
+    }
+}

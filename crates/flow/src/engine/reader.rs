@@ -1,0 +1,114 @@
+//! The reading end of a trace.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use volary_kernel::TraceId;
+
+use super::trace::{Trace, Yield};
+use crate::{graph::plan::Payload, outcome::Outcome, stream::StreamChunk};
+
+/// What was read.
+pub(crate) enum Read {
+    Value(Payload),
+    Chunk(StreamChunk),
+    /// The end; read again and again after the first time.
+    End(Outcome),
+}
+
+/// Reads one trace. Dropped before the end, what is unread stays fetchable for a while.
+pub(crate) struct Reader {
+    trace: Arc<Trace>,
+    end: Option<Outcome>,
+}
+
+impl Reader {
+    pub(crate) const fn new(trace: Arc<Trace>) -> Self {
+        Self { trace, end: None }
+    }
+
+    pub(crate) fn trace_id(&self) -> TraceId {
+        self.trace.id
+    }
+
+    /// The next thing the trace yields, its outcome last. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Read {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Reader::next`].
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
+        if let Some(end) = &self.end {
+            return Poll::Ready(Read::End(end.clone()));
+        }
+        let mut cell = self.trace.cell.lock();
+        match cell.pop() {
+            Some(Yield::Value(payload)) => return Poll::Ready(Read::Value(payload)),
+            Some(Yield::Chunk(chunk)) => {
+                let writers = cell
+                    .rare
+                    .as_mut()
+                    .map(|rare| std::mem::take(&mut rare.writers));
+                drop(cell);
+                for writer in writers.unwrap_or_default() {
+                    writer.wake();
+                }
+                return Poll::Ready(Read::Chunk(chunk));
+            }
+            None => {}
+        }
+        let Some(outcome) = cell.outcome.clone() else {
+            let waker = cx.waker();
+            if !cell.reader.as_ref().is_some_and(|old| old.will_wake(waker)) {
+                cell.reader = Some(waker.clone());
+            }
+            return Poll::Pending;
+        };
+        cell.gone = true;
+        drop(cell);
+        self.trace.shared.index.remove(&self.trace);
+        self.end = Some(outcome.clone());
+        Poll::Ready(Read::End(outcome))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.end.is_some() {
+            return;
+        }
+        let ended = {
+            let mut cell = self.trace.cell.lock();
+            cell.attached = false;
+            cell.reader = None;
+            if let Some(rare) = &mut cell.rare {
+                // A node that waits for the reader learns that there is none.
+                for writer in rare.writers.drain(..) {
+                    writer.wake();
+                }
+            }
+            cell.outcome.is_some()
+        };
+        if ended {
+            self.trace.shared.keep(&self.trace);
+        }
+    }
+}
+
+/// A reader for a trace that has none, if it is this tenant's and not read yet.
+pub(crate) fn attach(trace: Arc<Trace>) -> Option<Reader> {
+    {
+        let mut cell = trace.cell.lock();
+        if cell.attached || cell.gone {
+            return None;
+        }
+        cell.attached = true;
+        if let Some(rare) = &mut cell.rare {
+            rare.expires = None;
+        }
+    }
+    Some(Reader::new(trace))
+}

@@ -1,0 +1,445 @@
+//! What the stages, the keeper and the handles of one running flow share.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::{Notify, Semaphore};
+use volary_kernel::{Mono, SharedClock, TraceId};
+
+use super::{
+    fuse,
+    gate::Gate,
+    inbox::Inbox,
+    index::Index,
+    joins::Need,
+    pen::{Counting, Pen},
+    tenants::Tenants,
+    trace::{Msg, Trace},
+};
+use crate::{
+    config::{Limits, RunConfig},
+    graph::plan::{NodeIx, Payload, Plan, Target, Work},
+    observe::{
+        FlowEventKind,
+        metrics::FlowMetrics,
+        tap::{Observing, TraceTag},
+    },
+    outcome::Outcome,
+};
+
+/// A node, as others see it.
+pub(crate) struct NodeShared {
+    gate: Mutex<Gate>,
+    /// Messages wait at the gate.
+    queued: AtomicBool,
+    /// Which stage runs it, and as which of its nodes.
+    pub stage: usize,
+    pub local: u16,
+    /// Where each edge into it comes from; none is the ingress.
+    pub ways_in: SmallVec<[Option<NodeIx>; 2]>,
+    /// The edge of what is emitted.
+    pub ingress: Option<u16>,
+    pub routes: SmallVec<[Route; 2]>,
+    pub rank: u32,
+    pub need: Option<Need>,
+    /// For gauges: attempts under way; outputs that find no room, and messages in back-off.
+    pub running: AtomicU32,
+    pub waiting: AtomicU32,
+}
+
+impl NodeShared {
+    /// Works at the gate.
+    pub(crate) fn gate<R>(&self, work: impl FnOnce(&mut Gate) -> R) -> R {
+        let mut gate = self.gate.lock();
+        let done = work(&mut gate);
+        self.queued.store(gate.inbox.len() > 0, Ordering::SeqCst);
+        done
+    }
+
+    /// Whether messages wait at the gate, those of blocked tenants too.
+    pub(crate) fn has_queued(&self) -> bool {
+        self.queued.load(Ordering::SeqCst)
+    }
+}
+
+/// An edge, resolved.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Route {
+    /// The node, and which edge into it this is; none is the egress.
+    pub to: Option<(NodeIx, u16)>,
+    pub back: bool,
+}
+
+/// What a stage is told besides messages.
+pub(crate) enum Signal {
+    /// A run was woken.
+    Ready { local: u16, run: u32 },
+    /// There is room for outputs of a tenant.
+    Room { local: u16, tenant: u32 },
+    /// Nothing more comes to the joins of a trace.
+    Resolve { local: u16, trace: Arc<Trace> },
+    /// Drop all and end.
+    Exit,
+}
+
+/// A stage, as others see it.
+#[derive(Default)]
+pub(crate) struct StageShared {
+    pub waker: AtomicWaker,
+    /// It runs or is going to.
+    pub scheduled: AtomicBool,
+    pub signals: Mutex<Vec<Signal>>,
+    /// Since when it runs the node it runs, in nanoseconds; 0 when it rests.
+    pub busy_since: AtomicU64,
+    pub busy_with: AtomicU32,
+    /// For which trace: its id in two halves, and its tenant.
+    pub busy_for: [AtomicU64; 3],
+    pub done: AtomicBool,
+}
+
+impl StageShared {
+    /// Makes the stage look at its inboxes and signals.
+    pub(crate) fn schedule(&self) {
+        if !self.scheduled.load(Ordering::SeqCst) && !self.scheduled.swap(true, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.signals.lock().push(signal);
+        self.schedule();
+    }
+}
+
+impl StageShared {
+    /// Whose attempt is polled, for the one who watches.
+    pub(crate) fn set_busy(&self, node: NodeIx, trace: &Trace) {
+        let id = u128::from_be_bytes(trace.id.to_bytes());
+        self.busy_with.store(u32::from(node), Ordering::Relaxed);
+        self.busy_for[0].store((id >> 64) as u64, Ordering::Relaxed);
+        self.busy_for[1].store(id as u64, Ordering::Relaxed);
+        let tenant = u64::from(trace.tenant.serial);
+        self.busy_for[2].store(tenant, Ordering::Relaxed);
+    }
+
+    /// For whom it is busy: right for a stage that is stuck, which is when it is asked.
+    pub(crate) fn busy_for(&self) -> Option<TraceTag> {
+        let [high, low, tenant] = &self.busy_for;
+        let [high, low] = [high, low].map(|half| half.load(Ordering::Relaxed));
+        let id = u128::from(high) << 64 | u128::from(low);
+        Some(TraceTag {
+            id: TraceId::from_bytes(id.to_be_bytes())?,
+            tenant: u32::try_from(tenant.load(Ordering::Relaxed)).ok()?,
+            hops: u16::MAX,
+        })
+    }
+}
+
+/// When the keeper is to look again.
+#[derive(Default)]
+pub(crate) struct Bell {
+    pub notify: Notify,
+    /// When it looks by itself, in nanoseconds.
+    pub next: AtomicU64,
+    /// It watches for nodes that hold their thread.
+    pub watches: AtomicBool,
+}
+
+impl Bell {
+    /// Something is due at `at`.
+    pub(crate) fn due_at(&self, at: Mono) {
+        if at.as_nanos() < self.next.load(Ordering::SeqCst) {
+            self.notify.notify_one();
+        }
+    }
+}
+
+/// What the parts of one running flow share.
+pub(crate) struct Shared {
+    pub plan: Arc<Plan>,
+    pub limits: Limits,
+    pub clock: SharedClock,
+    pub nodes: Vec<NodeShared>,
+    pub stages: Vec<Arc<StageShared>>,
+    pub index: Index,
+    pub tenants: Arc<Tenants>,
+    /// Room for traces.
+    pub room: Semaphore,
+    /// Nothing more is accepted.
+    pub closed: AtomicBool,
+    /// A trace ended after that, or a stage did.
+    pub progress: Notify,
+    pub exited: AtomicBool,
+    pub bell: Bell,
+    pub metrics: FlowMetrics,
+    pub observing: Observing,
+    /// For those who are no stage.
+    pub pen: Mutex<Pen>,
+    results: Mutex<VecDeque<(Mono, TraceId)>>,
+}
+
+/// Most traces a semaphore can count.
+const MOST_TRACES: usize = Semaphore::MAX_PERMITS;
+
+impl Shared {
+    pub(crate) fn new(
+        plan: Arc<Plan>,
+        groups: &[fuse::Group],
+        config: &RunConfig,
+        observing: Observing,
+        metrics: FlowMetrics,
+        tenants: Arc<Tenants>,
+    ) -> Self {
+        let (limits, clock) = (config.limits.clone(), config.clock.clone());
+        let nodes = resolve(&plan, groups);
+        let traces = limits.traces.clamp(1, MOST_TRACES);
+        Self {
+            nodes,
+            stages: groups.iter().map(|_| Arc::default()).collect(),
+            index: Index::default(),
+            tenants,
+            room: Semaphore::new(traces),
+            closed: AtomicBool::new(false),
+            progress: Notify::new(),
+            exited: AtomicBool::new(false),
+            bell: Bell::default(),
+            pen: Mutex::new(Pen {
+                tap: observing.tap(&[]),
+                metrics: Counting::Direct(metrics.clone()),
+            }),
+            observing,
+            metrics,
+            results: Mutex::default(),
+            plan,
+            limits,
+            clock,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Mono {
+        self.clock.mono()
+    }
+
+    pub(crate) fn node(&self, node: NodeIx) -> &NodeShared {
+        &self.nodes[usize::from(node)]
+    }
+
+    pub(crate) fn stage_of(&self, node: NodeIx) -> &Arc<StageShared> {
+        &self.stages[self.node(node).stage]
+    }
+
+    /// Traces that live.
+    pub(crate) fn live(&self) -> usize {
+        let most = self.limits.traces.clamp(1, MOST_TRACES);
+        most.saturating_sub(self.room.available_permits())
+    }
+
+    /// Gives the place of a trace back.
+    pub(crate) fn leave(&self) {
+        self.room.add_permits(1);
+        if self.closed.load(Ordering::SeqCst) {
+            self.progress.notify_waiters();
+        }
+    }
+
+    /// Tells the producer of an edge that there is room again.
+    pub(crate) fn tell_room(&self, node: NodeIx, edge: u16, tenant: u32) {
+        if let Some(Some(from)) = self.node(node).ways_in.get(usize::from(edge)) {
+            let local = self.node(*from).local;
+            self.stage_of(*from).signal(Signal::Room { local, tenant });
+        }
+    }
+
+    /// Ends a trace, if it has not ended; a last value may come with it.
+    pub(crate) fn end(
+        &self,
+        pen: &mut Pen,
+        trace: &Arc<Trace>,
+        outcome: Outcome,
+        value: Option<Payload>,
+        now: Mono,
+    ) -> bool {
+        let told = outcome.clone();
+        let Some(ending) = trace.close(outcome, value) else {
+            return false;
+        };
+        pen.ended(trace, &told);
+        if pen.is_on() {
+            if trace.first_to_tell() {
+                pen.event(trace, trace.accepted, FlowEventKind::TraceStart);
+            }
+            let (outcome, latency) = (told, now - trace.accepted);
+            pen.event(trace, now, FlowEventKind::TraceEnd { outcome, latency });
+        }
+        let attached = ending.attached;
+        let dropped = ending.tell();
+        if dropped > 0 {
+            trace.remove(dropped);
+        }
+        if !attached {
+            self.keep(trace);
+        }
+        self.leave();
+        true
+    }
+
+    /// Keeps what nobody reads for a while.
+    pub(crate) fn keep(&self, trace: &Trace) {
+        let expires = self.now() + self.limits.result_ttl;
+        trace.cell.lock().rare().expires = Some(expires);
+        let oldest = {
+            let mut results = self.results.lock();
+            results.push_back((expires, trace.id));
+            if results.len() > self.limits.results {
+                results.pop_front()
+            } else {
+                None
+            }
+        };
+        if let Some((stamp, id)) = oldest {
+            self.expire(stamp, id);
+        }
+        self.bell.due_at(expires);
+    }
+
+    /// Forgets what was kept for too long. Returns when the next is due.
+    pub(crate) fn expire_due(&self, now: Mono) -> Option<Mono> {
+        loop {
+            let (stamp, id) = {
+                let mut results = self.results.lock();
+                let (stamp, _) = results.front()?;
+                if *stamp > now {
+                    return Some(*stamp);
+                }
+                results.pop_front()?
+            };
+            self.expire(stamp, id);
+        }
+    }
+
+    fn expire(&self, stamp: Mono, id: TraceId) {
+        let Some(trace) = self.index.get(id) else {
+            return;
+        };
+        {
+            let mut cell = trace.cell.lock();
+            let kept_since = cell.rare.as_ref().and_then(|rare| rare.expires);
+            if cell.gone || cell.attached || kept_since != Some(stamp) {
+                return;
+            }
+            cell.gone = true;
+        }
+        self.index.remove(&trace);
+        self.metrics.totals().results_expired.inc();
+    }
+
+    /// A message of a trace was dropped; tells when nothing of a cancelled one is left.
+    pub(crate) fn dropped(&self, pen: &mut Pen, trace: &Arc<Trace>, messages: u32) {
+        if trace.remove(messages).pending > 0 {
+            return;
+        }
+        let cancelled = matches!(trace.cell.lock().outcome, Some(Outcome::Cancelled));
+        if cancelled && trace.first_to_finish() {
+            self.metrics.totals().trace_cancel_finish.inc();
+            pen.event(trace, self.now(), FlowEventKind::CancelFinish);
+        }
+    }
+
+    /// Nothing of the trace moves but by its joins: has the first of them go on.
+    pub(crate) fn resolve_joins(&self, trace: &Arc<Trace>) {
+        let first = {
+            let cell = trace.cell.lock();
+            let joins = cell.rare.as_ref().map(|rare| rare.joins.as_slice());
+            let full = joins.unwrap_or_default().iter();
+            full.filter(|(_, spot)| spot.bucket.len() > 0)
+                .map(|(node, _)| *node)
+                .min_by_key(|node| self.node(*node).rank)
+        };
+        if let Some(node) = first {
+            let local = self.node(node).local;
+            let trace = trace.clone();
+            self.stage_of(node).signal(Signal::Resolve { local, trace });
+        }
+    }
+
+    /// Puts a message that was held before its node, past all bounds: it had a place.
+    pub(crate) fn put_again(&self, node: NodeIx, msg: Msg) {
+        self.node(node).gate(|gate| {
+            gate.inbox.hold(msg.trace.tenant.ix, msg.edge);
+            gate.inbox.put(msg.into());
+        });
+        self.stage_of(node).schedule();
+    }
+}
+
+fn resolve(plan: &Plan, groups: &[fuse::Group]) -> Vec<NodeShared> {
+    let ranks = fuse::ranks(plan);
+    let mut ways_in: Vec<SmallVec<[Option<NodeIx>; 2]>> = vec![SmallVec::new(); plan.nodes.len()];
+    let mut bounds: Vec<SmallVec<[usize; 4]>> = vec![SmallVec::new(); plan.nodes.len()];
+    let mut ingress = vec![None; plan.nodes.len()];
+    let mut routes = Vec::with_capacity(plan.nodes.len());
+    for (from, node) in (0..).zip(&plan.nodes) {
+        let edges = node.out.iter().map(|edge| {
+            let Target::Node(to) = edge.to else {
+                let (to, back) = (None, false);
+                return Route { to, back };
+            };
+            let at = usize::from(to);
+            ways_in[at].push(Some(from));
+            bounds[at].push(if edge.back {
+                usize::MAX
+            } else {
+                edge.queue.max(1)
+            });
+            let edge_in = u16::try_from(ways_in[at].len() - 1).unwrap_or(u16::MAX);
+            Route {
+                to: Some((to, edge_in)),
+                back: edge.back,
+            }
+        });
+        routes.push(edges.collect::<SmallVec<[Route; 2]>>());
+    }
+    for node in &plan.ingress {
+        let at = usize::from(*node);
+        ingress[at] = u16::try_from(ways_in[at].len()).ok();
+        ways_in[at].push(None);
+        bounds[at].push(plan.nodes[at].queue.max(1));
+    }
+    let mut nodes: Vec<NodeShared> = Vec::with_capacity(plan.nodes.len());
+    for (at, node) in plan.nodes.iter().enumerate() {
+        let need = match &node.work {
+            Work::Call(_) => None,
+            Work::Join(join) => Some(match join.count {
+                Some(count) => Need::Count(count),
+                None => Need::Each(ways_in[at].len()),
+            }),
+        };
+        let place = groups.iter().enumerate().find_map(|(stage, group)| {
+            let local = group.iter().position(|node| usize::from(*node) == at)?;
+            Some((stage, u16::try_from(local).unwrap_or(u16::MAX)))
+        });
+        let (stage, local) = place.unwrap_or_default();
+        nodes.push(NodeShared {
+            gate: Mutex::new(Gate::new(Inbox::new(bounds[at].iter().copied()))),
+            queued: AtomicBool::new(false),
+            stage,
+            local,
+            ways_in: ways_in[at].clone(),
+            ingress: ingress[at],
+            routes: std::mem::take(&mut routes[at]),
+            rank: ranks[at],
+            need,
+            running: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+        });
+    }
+    nodes
+}

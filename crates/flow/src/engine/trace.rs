@@ -1,0 +1,338 @@
+//! One request through the flow: the cell that its messages, its reader and whoever ends it share.
+//!
+//! ```text
+//!   counts:  pending (messages that exist anywhere) and, of them, those that sit in joins
+//!            pending = 0           nothing can come: done
+//!            pending = in joins    nothing can come but by resolving a join
+//!   outcome: set once, under the lock; whoever sets it tells the reader at once. What is left of the trace in queues is
+//!            dropped by whoever meets it, and never counts as a result again
+//! ```
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    task::Waker,
+};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use volary_kernel::{Mono, TraceId};
+
+use super::{joins::Bucket, shared::Shared, tenants::Row};
+use crate::{
+    envelope::{Headers, Meta},
+    graph::plan::{NodeIx, Payload},
+    outcome::Outcome,
+    stream::StreamChunk,
+};
+
+const ENDED: u8 = 1;
+const PAUSED: u8 = 2;
+const TOLD: u8 = 4;
+const FINISH_TOLD: u8 = 8;
+
+/// A message between nodes.
+pub(crate) struct Msg {
+    pub trace: Arc<Trace>,
+    pub payload: Payload,
+    /// Which invocation of a node along its path; see `Context::idempotency_key`.
+    pub step: u64,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// By which edge into its node it came.
+    pub edge: u16,
+}
+
+/// What a trace yields.
+pub(crate) enum Yield {
+    Value(Payload),
+    Chunk(StreamChunk),
+}
+
+/// One request through the flow.
+pub(crate) struct Trace {
+    pub id: TraceId,
+    pub tenant: Arc<Row>,
+    pub headers: Headers,
+    pub meta: Meta,
+    pub deadline: Option<Mono>,
+    pub accepted: Mono,
+    /// How many flows called one another to get here.
+    pub depth: u32,
+    pub shared: Arc<Shared>,
+    /// Key of the deadline's timer in the index, as bits.
+    pub timer: AtomicU64,
+    counts: AtomicU64,
+    flags: AtomicU8,
+    hops: AtomicU32,
+    pub cell: Mutex<Cell>,
+}
+
+/// What of a trace changes under its lock.
+#[derive(Default)]
+pub(crate) struct Cell {
+    first: Option<Yield>,
+    more: VecDeque<Yield>,
+    /// Of what is unread.
+    pub values: u32,
+    pub chunks: u32,
+    pub outcome: Option<Outcome>,
+    pub reader: Option<Waker>,
+    /// A reader exists.
+    pub attached: bool,
+    /// Its end was read, or it expired.
+    pub gone: bool,
+    parked: SmallVec<[Parked; 1]>,
+    tokens: u32,
+    pub rare: Option<Box<Rare>>,
+}
+
+struct Parked {
+    token: u32,
+    runs: bool,
+    waker: Waker,
+}
+
+/// What few traces have.
+#[derive(Default)]
+pub(crate) struct Rare {
+    pub joins: SmallVec<[(NodeIx, JoinSpot); 1]>,
+    /// Messages that were met while it was paused.
+    pub held: Vec<(NodeIx, Msg)>,
+    /// Next numbers of unfinished streams.
+    pub streams: Vec<(String, u64)>,
+    /// Who waits until chunks are read.
+    pub writers: Vec<Waker>,
+    /// When it expires, if nobody fetches it.
+    pub expires: Option<Mono>,
+}
+
+/// A trace in a join.
+#[derive(Default)]
+pub(crate) struct JoinSpot {
+    pub bucket: Bucket<Msg>,
+    /// The run that waits for its time to be over.
+    pub wait: Option<u32>,
+}
+
+impl Cell {
+    pub(crate) fn push(&mut self, item: Yield) {
+        match item {
+            Yield::Value(_) => self.values += 1,
+            Yield::Chunk(_) => self.chunks += 1,
+        }
+        if self.first.is_none() && self.more.is_empty() {
+            self.first = Some(item);
+        } else {
+            self.more.push_back(item);
+        }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Yield> {
+        let item = self.first.take().or_else(|| self.more.pop_front())?;
+        match item {
+            Yield::Value(_) => self.values -= 1,
+            Yield::Chunk(_) => self.chunks -= 1,
+        }
+        Some(item)
+    }
+
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Has `waker` woken when the trace ends; `runs` if it is an attempt that is under way.
+    pub(crate) fn park(&mut self, waker: Waker, runs: bool) -> u32 {
+        self.tokens = self.tokens.wrapping_add(1);
+        let token = self.tokens;
+        self.parked.push(Parked { token, runs, waker });
+        token
+    }
+
+    pub(crate) fn unpark(&mut self, token: u32) {
+        if let Some(at) = self.parked.iter().position(|parked| parked.token == token) {
+            self.parked.swap_remove(at);
+        }
+    }
+
+    /// Attempts that are under way and not between two polls for the first time.
+    pub(crate) fn running(&self) -> usize {
+        self.parked.iter().filter(|parked| parked.runs).count()
+    }
+}
+
+/// What is left to do once a trace ended, outside its lock.
+pub(crate) struct Ending {
+    parked: SmallVec<[Parked; 1]>,
+    reader: Option<Waker>,
+    rare: Option<Box<Rare>>,
+    pub attached: bool,
+}
+
+impl Ending {
+    /// Tells everybody. Returns how many messages were dropped with it.
+    pub(crate) fn tell(self) -> u32 {
+        if let Some(reader) = self.reader {
+            reader.wake();
+        }
+        for parked in self.parked {
+            parked.waker.wake();
+        }
+        let Some(mut rare) = self.rare else { return 0 };
+        for writer in rare.writers.drain(..) {
+            writer.wake();
+        }
+        let joined: usize = rare.joins.iter().map(|(_, spot)| spot.bucket.len()).sum();
+        u32::try_from(joined + rare.held.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What there is of a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub pending: u32,
+    pub joined: u32,
+}
+
+impl Counts {
+    const fn of(bits: u64) -> Self {
+        Self {
+            pending: bits as u32,
+            joined: (bits >> 32) as u32,
+        }
+    }
+
+    /// Nothing can come any more but by resolving a join.
+    pub(crate) const fn is_quiet(self) -> bool {
+        self.pending > 0 && self.pending == self.joined
+    }
+}
+
+/// Who a trace is and when it came.
+pub(crate) struct Birth {
+    pub id: TraceId,
+    pub tenant: Arc<Row>,
+    pub headers: Headers,
+    pub meta: Meta,
+    pub deadline: Option<Mono>,
+    pub accepted: Mono,
+    pub depth: u32,
+    pub pending: u32,
+}
+
+impl Trace {
+    pub(crate) fn new(birth: Birth, shared: Arc<Shared>) -> Self {
+        Self {
+            id: birth.id,
+            tenant: birth.tenant,
+            headers: birth.headers,
+            meta: birth.meta,
+            deadline: birth.deadline,
+            accepted: birth.accepted,
+            depth: birth.depth,
+            shared,
+            timer: AtomicU64::new(u64::MAX),
+            counts: AtomicU64::new(u64::from(birth.pending)),
+            flags: AtomicU8::new(0),
+            hops: AtomicU32::new(0),
+            cell: Mutex::new(Cell {
+                attached: true,
+                ..Cell::default()
+            }),
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & ENDED != 0
+    }
+
+    /// Whether it may not go on: ended or paused.
+    pub(crate) fn is_held(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & (ENDED | PAUSED) != 0
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & PAUSED != 0
+    }
+
+    /// Sets or clears the pause; true if that changed something.
+    pub(crate) fn set_paused(&self, paused: bool) -> bool {
+        let before = if paused {
+            self.flags.fetch_or(PAUSED, Ordering::AcqRel)
+        } else {
+            self.flags.fetch_and(!PAUSED, Ordering::AcqRel)
+        };
+        (before & PAUSED != 0) != paused
+    }
+
+    /// True for the first who asks: it tells that the trace began.
+    pub(crate) fn first_to_tell(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & TOLD == 0
+            && self.flags.fetch_or(TOLD, Ordering::Relaxed) & TOLD == 0
+    }
+
+    /// True for the first who asks: it tells that nothing of a cancelled trace is left.
+    pub(crate) fn first_to_finish(&self) -> bool {
+        self.flags.fetch_or(FINISH_TOLD, Ordering::Relaxed) & FINISH_TOLD == 0
+    }
+
+    /// Counts an edge that closes a cycle; returns how often that happened.
+    pub(crate) fn hop(&self) -> u32 {
+        self.hops.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// How often it went over edges that close a cycle.
+    pub(crate) fn hops(&self) -> u16 {
+        u16::try_from(self.hops.load(Ordering::Relaxed)).unwrap_or(u16::MAX)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts::of(self.counts.load(Ordering::Acquire))
+    }
+
+    /// More messages exist.
+    pub(crate) fn add(&self, messages: u32) -> Counts {
+        let before = self.counts.fetch_add(u64::from(messages), Ordering::AcqRel);
+        Counts::of(before + u64::from(messages))
+    }
+
+    /// Messages are gone.
+    pub(crate) fn remove(&self, messages: u32) -> Counts {
+        let before = self.counts.fetch_sub(u64::from(messages), Ordering::AcqRel);
+        Counts::of(before - u64::from(messages))
+    }
+
+    /// A message sits in a join now.
+    pub(crate) fn join(&self) -> Counts {
+        let one = 1 << 32;
+        Counts::of(self.counts.fetch_add(one, Ordering::AcqRel) + one)
+    }
+
+    /// Of the messages in a join, `left` left it and `gone` exist no more.
+    pub(crate) fn unjoin(&self, left: u32, gone: u32) -> Counts {
+        let less = u64::from(left) << 32 | u64::from(gone);
+        Counts::of(self.counts.fetch_sub(less, Ordering::AcqRel) - less)
+    }
+
+    /// Sets the outcome, with a last value, if there is none.
+    pub(crate) fn close(&self, outcome: Outcome, value: Option<Payload>) -> Option<Ending> {
+        let mut cell = self.cell.lock();
+        if cell.outcome.is_some() {
+            return None;
+        }
+        if let Some(value) = value {
+            cell.push(Yield::Value(value));
+        }
+        cell.outcome = Some(outcome);
+        self.flags.fetch_or(ENDED, Ordering::AcqRel);
+        Some(Ending {
+            parked: std::mem::take(&mut cell.parked),
+            reader: cell.reader.take(),
+            rare: cell.rare.take(),
+            attached: cell.attached,
+        })
+    }
+}
