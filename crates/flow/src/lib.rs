@@ -27,9 +27,10 @@ pub mod stream;
 pub mod testkit;
 
 pub use config::{Limits, RunConfig};
-pub use context::Context;
+pub use context::{ChunkSpec, Context};
+pub use engine::{Depths, NodeDepth};
 pub use envelope::{Envelope, Headers, Meta};
 pub use error::{EmitError, FlowError, FlowErrorCode, NodeError};
-pub use graph::{Flow, FlowBuilder};
+pub use graph::{CallError, Flow, FlowBuilder, RunningFlow, TraceHandle};
 pub use node::{Emit, Node};
 pub use outcome::{CancelReport, DropReason, Item, Outcome, StopReport};

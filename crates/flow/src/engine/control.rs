@@ -12,7 +12,7 @@ use crate::{
 
 /// What waits and runs where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Depths {
+pub struct Depths {
     /// Per node of the plan.
     pub nodes: Vec<NodeDepth>,
     /// Traces that live.
@@ -21,7 +21,7 @@ pub(crate) struct Depths {
 
 /// What waits and runs at a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NodeDepth {
+pub struct NodeDepth {
     pub node: Name,
     /// Messages in its queue.
     pub queued: usize,

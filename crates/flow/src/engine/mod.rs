@@ -46,9 +46,10 @@ use crate::{
     outcome::{CancelReport, StopReport},
 };
 
+pub use self::control::{Depths, NodeDepth};
 pub(crate) use self::{
     chunks::poll_chunk,
-    control::{Depths, pause},
+    control::pause,
     reader::{Read, Reader},
     trace::Trace,
 };

@@ -11,6 +11,7 @@ use super::{
     refs::{NodeKey, NodeRef, next_builder},
     route::Exits,
     sketch::{EdgeSketch, End, NodeSketch, Sketch},
+    subflow::Child,
 };
 use crate::{
     context::Context,
@@ -84,6 +85,7 @@ pub(crate) enum Pending {
     Call(Arc<dyn Call>),
     Route(Box<dyn FnOnce(Exits) -> Arc<dyn Call> + Send>),
     Join(fn(Vec<Payload>) -> Payload),
+    Subflow(Child),
 }
 
 impl<In: Value, Out: Value> FlowBuilder<In, Out> {
@@ -101,6 +103,23 @@ impl<In: Value, Out: Value> FlowBuilder<In, Out> {
     ///
     /// Name the types of the parameters (`|order: Order, context: Context|`, or `_` for a context that is not used); any
     /// error of the node's own becomes a [`NodeError`] by `?`.
+    ///
+    /// A function that is not async does not compile:
+    /// ```compile_fail,E0277
+    /// # use volary_flow::{Context, FlowBuilder, NodeError};
+    /// let mut b = FlowBuilder::<u64, u64>::new("sync");
+    /// fn double(n: u64, _: Context) -> Result<u64, NodeError> {
+    ///     Ok(n * 2)
+    /// }
+    /// b.node("double", double);
+    /// ```
+    ///
+    /// Neither does one of other parameters:
+    /// ```compile_fail,E0593
+    /// # use volary_flow::FlowBuilder;
+    /// let mut b = FlowBuilder::<u64, u64>::new("three");
+    /// b.node("three", |n: u64, _, _: u8| async move { Ok(n) });
+    /// ```
     #[doc(alias = "Node")]
     pub fn node<I: Value, O: Value, F, Fut>(
         &mut self,

@@ -10,17 +10,22 @@ use super::{
     check,
     describe::Description,
     draw::Direction,
-    plan::{CloneFn, Durable, Edge, Join, NodeIx, Plan, PlanNode, Target, Work},
+    plan::{Call, CloneFn, Durable, Edge, Join, NodeIx, Plan, PlanNode, Target, Work},
     problem::{BuildErrors, Problem, ProblemCode},
     refs::NodeKey,
     route::Exits,
+    running::{Core, RunningFlow},
     sketch::{End, Sketch},
+    subflow::{Child, Unstarted},
 };
+use crate::{config::RunConfig, engine::Engine};
 
 /// A graph that passed all checks. Cheap to clone; can be started several times, each run by itself.
 pub struct Flow<In, Out> {
     pub(crate) plan: Arc<Plan>,
     description: Arc<Description>,
+    /// Sub-flows, by the place of their node.
+    children: Arc<[(usize, Child)]>,
     types: PhantomData<fn(In) -> Out>,
 }
 
@@ -29,6 +34,7 @@ impl<In, Out> Clone for Flow<In, Out> {
         Self {
             plan: self.plan.clone(),
             description: self.description.clone(),
+            children: self.children.clone(),
             types: PhantomData,
         }
     }
@@ -46,6 +52,48 @@ impl<In, Out> fmt::Debug for Flow<In, Out> {
 }
 
 impl<In, Out> Flow<In, Out> {
+    /// Runs the flow, in the current tokio runtime, until it is stopped or its last handle is dropped.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[doc(alias = "run")]
+    pub fn start(&self, config: RunConfig) -> RunningFlow<In, Out> {
+        if self.children.is_empty() {
+            return Self::run(self.plan.clone(), Vec::new(), config);
+        }
+        self.start_with(config, |_, call| call)
+    }
+
+    /// As [`Flow::start`], each node's code changed by `wrap`.
+    pub(crate) fn start_with(
+        &self,
+        config: RunConfig,
+        wrap: impl Fn(&Name, Arc<dyn Call>) -> Arc<dyn Call>,
+    ) -> RunningFlow<In, Out> {
+        let mut plan = Plan::clone(&self.plan);
+        let mut children = Vec::with_capacity(self.children.len());
+        for (node, child) in self.children.iter() {
+            let (call, core) = child(&config);
+            plan.nodes[*node].work = Work::Call(call);
+            children.push(core);
+        }
+        for node in &mut plan.nodes {
+            if let Work::Call(call) = &node.work {
+                node.work = Work::Call(wrap(&node.name, call.clone()));
+            }
+        }
+        Self::run(Arc::new(plan), children, config)
+    }
+
+    fn run(plan: Arc<Plan>, children: Vec<Core>, config: RunConfig) -> RunningFlow<In, Out> {
+        let clock = config.clock.clone();
+        RunningFlow::new(Core {
+            engine: Engine::start(plan, config),
+            children: children.into(),
+            clock,
+        })
+    }
+
     /// The flow as data.
     pub fn describe(&self) -> &Description {
         &self.description
@@ -88,8 +136,15 @@ impl<In, Out> Flow<In, Out> {
         if !problems.is_empty() {
             return Err(failed(problems));
         }
+        let children = parts.iter().enumerate();
+        let children = children.filter_map(|(ix, (pending, ..))| match pending {
+            Pending::Subflow(child) => Some((ix, child.clone())),
+            _ => None,
+        });
+        let children = children.collect();
         let plan = plan(&sketch, parts, clone_input, builder);
         Ok(Self {
+            children,
             plan: Arc::new(plan.map_err(|problem| failed(vec![problem]))?),
             description: Arc::new(Description::of(&sketch)),
             types: PhantomData,
@@ -132,6 +187,7 @@ fn plan(
 fn work(sketch: &Sketch, ix: usize, pending: Pending, builder: u32) -> Work {
     match pending {
         Pending::Call(call) => Work::Call(call),
+        Pending::Subflow(_) => Work::Call(Arc::new(Unstarted)),
         Pending::Route(make) => {
             let edges = sketch.edges.iter().filter(|edge| edge.from == ix);
             let exit = |to: End| {

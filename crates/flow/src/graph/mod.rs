@@ -19,7 +19,9 @@ pub(crate) mod plan;
 mod problem;
 mod refs;
 mod route;
+mod running;
 mod sketch;
+mod subflow;
 mod switch;
 mod table;
 
@@ -36,5 +38,6 @@ pub use map::map_concurrent;
 pub use problem::{BuildErrors, Problem, ProblemCode};
 pub use refs::NodeRef;
 pub use route::{Decision, Route, RoutePolicy, RouteRequest};
+pub use running::{CallError, RunningFlow, TraceHandle};
 pub use switch::{Switch, Switched};
 pub use table::{TableError, TablePolicy};

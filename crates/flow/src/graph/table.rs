@@ -97,6 +97,21 @@ impl<T> TablePolicy<T> {
         }
     }
 
+    /// A table by tenant.
+    pub fn by_tenant() -> Self {
+        Self::by(|request| Some(request.context.tenant().to_string()))
+    }
+
+    /// A table by the topic of the headers.
+    pub fn by_topic() -> Self {
+        Self::by(|request| request.context.headers().topic.clone())
+    }
+
+    /// A table by trace id.
+    pub fn by_trace() -> Self {
+        Self::by(|request| Some(request.context.trace_id().to_string()))
+    }
+
     /// Sets what a key without entry means.
     #[must_use]
     pub fn default_to(self, decision: Decision) -> Self {

@@ -1,0 +1,283 @@
+//! A started flow and the handles of its traces: the engine with its types put back.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::Stream;
+use volary_kernel::{SharedClock, Tenant, TraceId};
+
+use super::plan::Payload;
+use crate::{
+    engine::{Accepted, Depths, Engine, Read, Reader},
+    envelope::Envelope,
+    error::EmitError,
+    outcome::{CancelReport, Item, Outcome, StopReport},
+};
+
+/// A started flow. Cheap to clone; when the last clone is dropped it stops at once, without waiting.
+pub struct RunningFlow<In, Out> {
+    pub(crate) core: Core,
+    types: PhantomData<fn(In) -> Out>,
+}
+
+/// An engine and those of the sub-flows it started.
+#[derive(Clone)]
+pub(crate) struct Core {
+    pub engine: Engine,
+    pub children: Arc<[Core]>,
+    pub clock: SharedClock,
+}
+
+/// Why a call gave no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// It was not accepted; nothing of it happened.
+    #[error(transparent)]
+    Refused(#[from] EmitError),
+    /// The trace ended otherwise, or is done without a value.
+    #[error("{}", ended(.0))]
+    Ended(Outcome),
+}
+
+fn ended(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Failed(error) => error.to_string(),
+        Outcome::Done => "the trace is done and yielded no value".to_owned(),
+        other => format!("the trace ended as {}", other.as_str()),
+    }
+}
+
+impl<In, Out> Clone for RunningFlow<In, Out> {
+    fn clone(&self) -> Self {
+        Self::new(self.core.clone())
+    }
+}
+
+impl<In, Out> fmt::Debug for RunningFlow<In, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningFlow").finish_non_exhaustive()
+    }
+}
+
+impl<In, Out> RunningFlow<In, Out> {
+    pub(crate) const fn new(core: Core) -> Self {
+        Self {
+            core,
+            types: PhantomData,
+        }
+    }
+
+    /// The handle of a trace that was emitted elsewhere, or whose handle was dropped.
+    ///
+    /// None: unknown, of another tenant, expired, or read already.
+    pub fn fetch(&self, trace_id: TraceId, tenant: &Tenant) -> Option<TraceHandle<Out>> {
+        let reader = self.core.engine.fetch(trace_id, tenant);
+        reader.map(TraceHandle::new)
+    }
+
+    /// Ends a trace as cancelled, and the sub-flows it called with it; tells what that stopped.
+    ///
+    /// An unknown trace, one that has ended and one of another tenant look the same: nothing was cancelled.
+    pub fn cancel(&self, trace_id: TraceId, tenant: &Tenant) -> CancelReport {
+        self.core.engine.cancel(trace_id, tenant)
+    }
+
+    /// Holds what of a trace is not running yet. False if there is no such trace of this tenant, or it is held already.
+    pub fn pause(&self, trace_id: TraceId, tenant: &Tenant) -> bool {
+        self.core.engine.pause(trace_id, tenant)
+    }
+
+    /// Lets a paused trace go on. False if there is no such trace of this tenant, or it is not held.
+    pub fn resume(&self, trace_id: TraceId, tenant: &Tenant) -> bool {
+        self.core.engine.resume(trace_id, tenant)
+    }
+
+    /// What waits and runs where.
+    #[doc(alias = "queue_depth")]
+    pub fn depths(&self) -> Depths {
+        self.core.engine.depths()
+    }
+
+    /// Accepts nothing more, drains for up to `limit`, ends the rest as dropped, and stops the sub-flows. A second stop waits
+    /// for the first.
+    pub async fn stop(&self, limit: Duration) -> StopReport {
+        self.core.stop(limit).await
+    }
+}
+
+impl Core {
+    /// The flow first, as its nodes need the sub-flows to drain; then these, with what is left of the time.
+    async fn stop(&self, limit: Duration) -> StopReport {
+        let from = self.clock.mono();
+        let mut report = self.engine.stop(limit).await;
+        for child in self.children.iter() {
+            let left = limit.saturating_sub(self.clock.mono() - from);
+            let below = Box::pin(child.stop(left)).await;
+            report.unfinished.extend(below.unfinished);
+            report.blocked.extend(below.blocked);
+        }
+        report
+    }
+}
+
+impl<In: Send + 'static, Out: Send + 'static> RunningFlow<In, Out> {
+    /// Emits a payload into the flow, once there is room for its tenant. Cancel-safe: dropped means not accepted.
+    ///
+    /// # Errors
+    /// When it was not accepted; nothing of it happened.
+    pub async fn emit(&self, envelope: Envelope<In>) -> Result<TraceHandle<Out>, EmitError> {
+        let reader = self.core.engine.emit(accepted(envelope)).await?;
+        Ok(TraceHandle::new(reader))
+    }
+
+    /// As [`RunningFlow::emit`], if there is room now.
+    ///
+    /// # Errors
+    /// [`EmitError::Full`] if there is none, and as `emit`.
+    pub fn emit_nowait(&self, envelope: Envelope<In>) -> Result<TraceHandle<Out>, EmitError> {
+        let reader = self.core.engine.emit_nowait(accepted(envelope))?;
+        Ok(TraceHandle::new(reader))
+    }
+
+    /// Emits, waits for the end, and returns the first value. Dropping it does not end the trace; cancel does.
+    ///
+    /// # Errors
+    /// When it was not accepted, or the trace did not end as done with a value.
+    pub async fn call(&self, envelope: Envelope<In>) -> Result<Out, CallError> {
+        let handle = self.emit(envelope).await?;
+        handle.result().await.map_err(CallError::Ended)
+    }
+}
+
+fn accepted<In: Send + 'static>(envelope: Envelope<In>) -> Accepted {
+    Accepted {
+        payload: Box::new(envelope.payload),
+        headers: envelope.headers,
+        trace_id: envelope.trace_id,
+        deadline: envelope.deadline,
+        meta: envelope.meta,
+        parent: None,
+    }
+}
+
+/// The reading end of a trace: its values and chunks, then its one outcome. Also a `Stream` of items.
+///
+/// Dropped before the end, the trace goes on, and what is unread stays fetchable for `Limits::result_ttl`.
+pub struct TraceHandle<Out> {
+    reader: Reader,
+    outcome: Option<Outcome>,
+    types: PhantomData<fn() -> Out>,
+}
+
+impl<Out> fmt::Debug for TraceHandle<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TraceHandle({})", self.reader.trace_id())
+    }
+}
+
+impl<Out> TraceHandle<Out> {
+    pub(crate) const fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            outcome: None,
+            types: PhantomData,
+        }
+    }
+
+    /// The trace.
+    pub fn trace_id(&self) -> TraceId {
+        self.reader.trace_id()
+    }
+}
+
+impl<Out: Send + 'static> TraceHandle<Out> {
+    /// The next thing the trace yields; none once it has ended. Cancel-safe.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it is async; the stream has the same name for it"
+    )]
+    pub async fn next(&mut self) -> Option<Item<Out>> {
+        std::future::poll_fn(|cx| self.poll_item(cx)).await
+    }
+
+    /// How the trace ended, once it has; what it yields until then is thrown away.
+    pub async fn outcome(mut self) -> Outcome {
+        loop {
+            self.next().await;
+            if let Some(outcome) = self.outcome.take() {
+                return outcome;
+            }
+        }
+    }
+
+    /// The first value, once the trace is done.
+    ///
+    /// # Errors
+    /// How it ended otherwise; [`Outcome::Done`] if it is done without a value.
+    pub async fn result(mut self) -> Result<Out, Outcome> {
+        let mut first = None;
+        loop {
+            match (self.next().await, self.outcome.take()) {
+                (Some(Item::Value(value)), _) => first = first.or(Some(value)),
+                (Some(Item::Chunk(_)), _) => {}
+                (None, Some(Outcome::Done)) => return first.ok_or(Outcome::Done),
+                (None, Some(other)) => return Err(other),
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// All values in order, once the trace is done.
+    ///
+    /// # Errors
+    /// How it ended otherwise.
+    pub async fn values(mut self) -> Result<Vec<Out>, Outcome> {
+        let mut values = Vec::new();
+        loop {
+            match (self.next().await, self.outcome.take()) {
+                (Some(Item::Value(value)), _) => values.push(value),
+                (Some(Item::Chunk(_)), _) | (None, None) => {}
+                (None, Some(Outcome::Done)) => return Ok(values),
+                (None, Some(other)) => return Err(other),
+            }
+        }
+    }
+
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<Out>>> {
+        loop {
+            let Poll::Ready(read) = self.reader.poll_next(cx) else {
+                return Poll::Pending;
+            };
+            return Poll::Ready(match read {
+                Read::Value(payload) => match typed(payload) {
+                    Some(value) => Some(Item::Value(value)),
+                    None => continue,
+                },
+                Read::Chunk(chunk) => Some(Item::Chunk(chunk)),
+                Read::End(outcome) => {
+                    self.outcome = Some(outcome);
+                    None
+                }
+            });
+        }
+    }
+}
+
+/// The value of a payload; always one, as the types were checked when the graph was built.
+fn typed<Out: 'static>(payload: Payload) -> Option<Out> {
+    payload.downcast().ok().map(|value| *value)
+}
+
+impl<Out: Send + 'static> Stream for TraceHandle<Out> {
+    type Item = Item<Out>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item<Out>>> {
+        self.poll_item(cx)
+    }
+}
