@@ -113,3 +113,82 @@ fn components(next: &[Vec<usize>]) -> Vec<Vec<usize>> {
     groups.sort_unstable();
     groups
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whether each node reaches each other over at least one edge, by trying all.
+    fn reaches(next: &[Vec<usize>]) -> Vec<Vec<bool>> {
+        let count = next.len();
+        let mut reaches = vec![vec![false; count]; count];
+        for (from, all) in next.iter().enumerate() {
+            for to in all {
+                reaches[from][*to] = true;
+            }
+        }
+        for through in 0..count {
+            for from in 0..count {
+                for to in 0..count {
+                    reaches[from][to] |= reaches[from][through] && reaches[through][to];
+                }
+            }
+        }
+        reaches
+    }
+
+    fn graphs() -> impl Strategy<Value = Vec<Vec<usize>>> {
+        (1..12_usize).prop_flat_map(|count| {
+            let edges = prop::collection::vec(0..count, 0..3);
+            prop::collection::vec(edges, count)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn groups_are_those_nodes_that_reach_each_other(next in graphs()) {
+            let reaches = reaches(&next);
+            let groups = components(&next);
+            let group_of = |node: usize| groups.iter().position(|group| group.contains(&node));
+            for from in 0..next.len() {
+                for to in 0..next.len() {
+                    let together = from == to || (reaches[from][to] && reaches[to][from]);
+                    prop_assert_eq!(group_of(from) == group_of(to), together);
+                }
+            }
+            let all: usize = groups.iter().map(Vec::len).sum();
+            prop_assert_eq!(all, next.len());
+        }
+
+        #[test]
+        fn a_path_is_one_and_is_found_where_there_is_one(next in graphs(), from in 0..12_usize, to in 0..12_usize) {
+            let (from, to) = (from % next.len(), to % next.len());
+            match path(&next, from, to) {
+                None => prop_assert!(!reaches(&next)[from][to]),
+                Some(way) => {
+                    prop_assert!(way.len() >= 2 && way[0] == from && way[way.len() - 1] == to);
+                    prop_assert!(way.windows(2).all(|pair| next[pair[0]].contains(&pair[1])));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_very_long_chain_needs_no_deep_stack() {
+        let count = 60_000;
+        let next: Vec<Vec<usize>> = (0..count)
+            .map(|node| {
+                if node + 1 < count {
+                    vec![node + 1]
+                } else {
+                    Vec::new()
+                }
+            })
+            .collect();
+        assert_eq!(components(&next).len(), count);
+    }
+}

@@ -9,8 +9,9 @@ pub(crate) use nodes::listing;
 use volary_kernel::Name;
 
 use super::{
+    describe::NodeKind,
     problem::{Problem, ProblemCode},
-    sketch::{EGRESS, End, INGRESS, Sketch},
+    sketch::{EGRESS, End, INGRESS, NodeSketch, Sketch},
 };
 
 /// Most nodes of a flow, and most edges.
@@ -138,9 +139,9 @@ fn ways(sketch: &Sketch, problems: &mut Vec<Problem>) {
     } else {
         unreachable(sketch, problems);
     }
-    let ends = ends(sketch);
-    if ends.contains(&true) {
-        dead_ends(sketch, &ends, problems);
+    let (ends, ways_out) = ends(sketch);
+    if ways_out.contains(&true) {
+        dead_ends(sketch, &ends, &ways_out, problems);
     } else {
         problems.push(the_flow(
             ProblemCode::NoEgress,
@@ -150,13 +151,16 @@ fn ways(sketch: &Sketch, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Whether a branch may end at each node.
-fn ends(sketch: &Sketch) -> Vec<bool> {
+/// Whether a branch may end at each node without a successor; and whether a trace can come to its end there at all, which it
+/// can at every step, as that may give the final answer.
+fn ends(sketch: &Sketch) -> (Vec<bool>, Vec<bool>) {
     let mut ends: Vec<bool> = sketch.nodes.iter().map(|node| node.ends).collect();
     for edge in sketch.edges.iter().filter(|edge| edge.to == End::Egress) {
         ends[edge.from] = true;
     }
-    ends
+    let out = |(ix, node): (usize, &NodeSketch)| ends[ix] || node.kind == NodeKind::Step;
+    let ways_out = sketch.nodes.iter().enumerate().map(out).collect();
+    (ends, ways_out)
 }
 
 /// All that can be reached from the marked ones.
@@ -233,12 +237,12 @@ fn unreachable(sketch: &Sketch, problems: &mut Vec<Problem>) {
 }
 
 /// Nodes whose values get lost, or never come to an end.
-fn dead_ends(sketch: &Sketch, ends: &[bool], problems: &mut Vec<Problem>) {
+fn dead_ends(sketch: &Sketch, ends: &[bool], ways_out: &[bool], problems: &mut Vec<Problem>) {
     let next = sketch.successors(|_| true);
     let before = reversed(&next);
     let dead = |node: usize| next[node].is_empty() && !ends[node];
     for (ix, part) in sketch.nodes.iter().enumerate() {
-        if dead(ix) && part.kind != super::describe::NodeKind::Switch {
+        if dead(ix) && part.kind != NodeKind::Switch {
             problems.push(Problem {
                 code: ProblemCode::DeadEnd,
                 place: node(&part.name),
@@ -248,7 +252,7 @@ fn dead_ends(sketch: &Sketch, ends: &[bool], problems: &mut Vec<Problem>) {
         }
     }
     let told: Vec<bool> = (0..next.len())
-        .map(|node| ends[node] || dead(node))
+        .map(|node| ways_out[node] || dead(node))
         .collect();
     let mut leads = flood(told, &before);
     for ix in 0..leads.len() {
@@ -273,4 +277,169 @@ fn dead_ends(sketch: &Sketch, ends: &[bool], problems: &mut Vec<Problem>) {
 
 fn short(full: &str) -> String {
     format!("`{}`", super::sketch::short_type(full))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        Context, Emit, FlowBuilder, NodeError,
+        graph::{BuildErrors, Flow, JoinPolicy, ProblemCode},
+        policy::NodePolicy,
+    };
+
+    async fn pass<T>(value: T, _: Context) -> Result<T, NodeError> {
+        Ok(value)
+    }
+
+    fn lines(built: Result<Flow<u64, u64>, BuildErrors>) -> Vec<String> {
+        let errors = built.expect_err("the graph is wrong");
+        errors.problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_empty_graph_has_no_way_in_and_no_way_out() {
+        let lines = lines(FlowBuilder::new("empty").build());
+        assert_eq!(
+            lines,
+            [
+                "the flow: has no ingress, so that nothing can be emitted into it; name the node that gets what is \
+                 emitted: b.ingress(node)",
+                "the flow: has no egress, so that nobody gets what it computes; name the node whose values are the \
+                 result: b.egress(node)",
+            ]
+        );
+    }
+
+    #[test]
+    fn nodes_without_a_way_to_or_from_them_are_told_once_each_by_their_cause() {
+        let mut b = FlowBuilder::new("ways");
+        let way = b.node("way", pass);
+        let dead = b.node("dead", pass::<u64>);
+        let lost = b.node("lost", pass::<u64>);
+        let after = b.node("after-lost", pass);
+        let round = b.node("round", pass);
+        let about = b.node("about", pass);
+        b.connect(way, dead)
+            .connect(lost, after)
+            .connect(way, round);
+        b.connect(round, about).connect_back(about, round);
+        b.ingress(way).egress(way).egress(after);
+        assert_eq!(
+            lines(b.build()),
+            [
+                "node `lost`: nothing leads to it; connect a node to it, make it an ingress, or remove it",
+                "node `dead`: the `u64` it hands on goes nowhere; connect it to a node, make it an egress, or add it \
+                 with b.sink",
+                "node `round`: no way leads from it to an egress: it only goes round; connect a node of the cycle to \
+                 the egress, or let a step finish the trace",
+            ]
+        );
+    }
+
+    #[test]
+    fn sinks_and_steps_that_only_finish_need_no_successor_and_other_steps_do() {
+        let mut b = FlowBuilder::<u64, u64>::new("ends");
+        let split = b.node("split", pass);
+        let audit = b.sink("audit", |_: u64, _| async move { Ok(()) });
+        let answer = b.step("answer", |n: u64, _| async move {
+            Ok(Emit::<std::convert::Infallible, u64>::Finish(n))
+        });
+        b.connect(split, audit)
+            .connect(split, answer)
+            .ingress(split);
+        assert!(b.build().is_ok());
+
+        let mut b = FlowBuilder::<u64, u64>::new("ends");
+        let step = b.step("step", |n: u64, _| async move { Ok(Emit::Next(n)) });
+        b.ingress(step);
+        assert!(lines(b.build())[0].starts_with("node `step`: the `u64` it hands on goes nowhere"));
+    }
+
+    #[test]
+    fn what_closes_no_cycle_is_refused_as_a_closing_edge() {
+        let mut b = FlowBuilder::<u64, u64>::new("back");
+        let (one, two) = (b.node("one", pass), b.node("two", pass));
+        b.connect_back(one, two).ingress(one).egress(two);
+        assert_eq!(
+            lines(b.build()),
+            [
+                "edge `one` → `two`: is declared as closing a cycle, but no way leads from `two` to `one`; use \
+                 b.connect(one, two), which has a bounded queue",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_said_twice_or_where_it_means_nothing_is_refused() {
+        let mut b = FlowBuilder::<u64, u64>::new("twice");
+        let one = b.node("one", pass);
+        let join = b.join_k("join", 2);
+        let sum = b.node("sum", |all: Vec<u64>, _| async move {
+            Ok(all.iter().sum::<u64>())
+        });
+        b.connect(one, join).connect(one, join).connect(join, sum);
+        b.ingress(one).ingress(one).egress(sum).egress(sum);
+        b.queue(one, 1).queue(one, 2);
+        b.policy(one, NodePolicy::default())
+            .policy(one, NodePolicy::default());
+        b.policy(join, NodePolicy::default());
+        let policy = JoinPolicy::default();
+        b.join_policy(join, policy).join_policy(join, policy);
+        let list = b.flat_map("list", pass::<Vec<u64>>);
+        b.connect(join, list).egress(list);
+        let errors = b.build().expect_err("the graph is wrong");
+        let count = |code| {
+            errors
+                .problems
+                .iter()
+                .filter(|found| found.code == code)
+                .count()
+        };
+        assert_eq!(count(ProblemCode::Twice), 6, "{errors}");
+        assert_eq!(count(ProblemCode::NoEffect), 1, "{errors}");
+        assert_eq!(errors.problems.len(), 7, "{errors}");
+    }
+
+    #[test]
+    fn joins_that_cannot_complete_are_refused() {
+        let mut b = FlowBuilder::<u64, u64>::new("joins");
+        let one = b.join_all("one");
+        let sum = b.node("sum", |all: Vec<u64>, _| async move {
+            Ok(all.iter().sum::<u64>())
+        });
+        b.connect(one, sum)
+            .connect_back(sum, one)
+            .ingress(one)
+            .egress(sum);
+        let lines = lines(b.build());
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("node `one`: is a join and an ingress"));
+        assert!(lines[1].starts_with("node `one`: waits for every edge into it"));
+    }
+
+    #[test]
+    fn names_are_mended_where_it_can_be_guessed_what_was_meant() {
+        let check = |name: &str, better: Option<&str>| {
+            assert_eq!(super::mended(name).as_deref(), better, "{name}");
+        };
+        check("Fetch Page", Some("fetch-page"));
+        check("fetchPage", Some("fetch-page"));
+        check("HTTPGet", Some("httpget"));
+        check("  a / b ", Some("a-b"));
+        check("_x_", Some("x"));
+        check("é", None);
+        check("", None);
+        check(&"ab".repeat(40), Some(&"ab".repeat(40)[..63]));
+    }
+
+    #[test]
+    fn a_node_may_not_be_called_as_the_ends_of_the_flow() {
+        let mut b = FlowBuilder::<u64, u64>::new("ends");
+        let node = b.node("egress", pass);
+        b.ingress(node).egress(node);
+        assert_eq!(
+            lines(b.build()),
+            ["node `egress`: this is the name of the flow's own end; choose another name"]
+        );
+    }
 }
