@@ -1,0 +1,6 @@
+//! The cases of the reference that flows are held against, one test each, named after what it checks.
+//!
+//! `docs/reference/conformance-flow.md` says which case is which test, and where we differ.
+
+mod graph;
+mod subflow;
