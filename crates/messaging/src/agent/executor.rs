@@ -15,11 +15,14 @@ use super::{
     tool::{ToolError, ToolSet},
     work::Work,
 };
-use crate::{identity::AgentId, message::Message, transport::Transport};
+use crate::{
+    message::{Message, Sender},
+    transport::Transport,
+};
 
 /// Carries out what the policy allows.
 pub(super) struct Executor<T> {
-    pub(super) me: AgentId,
+    pub(super) me: Sender,
     pub(super) transport: T,
     pub(super) policy: ActionPolicy,
     pub(super) resources: ResourceLimits,
@@ -104,11 +107,20 @@ impl<T: Transport> Executor<T> {
     }
 
     async fn send(&self, message: Message) -> Result<Done, Failure> {
-        let sender = message.sender().id();
-        if sender != self.me {
+        let (sender, me) = (message.sender(), &self.me);
+        if sender != me {
+            let words = |sender: &Sender| {
+                format!(
+                    "`{}` of tenant `{}`, {}",
+                    sender.name(),
+                    sender.tenant(),
+                    sender.id()
+                )
+            };
             return Err(Failure::Invalid(format!(
-                "the message is from {sender}, not from this agent ({}); begin it with `cx.message()`",
-                self.me
+                "the message is from {}, not from this agent ({}); begin it with `cx.message()`",
+                words(sender),
+                words(me)
             )));
         }
         let sending = self.transport.send(message.clone());
@@ -163,10 +175,10 @@ impl<T: Transport> Executor<T> {
                 "no handler is registered for own decisions of kind `{kind}`"
             )));
         };
-        let run = async { (custom.run)(body).await };
+        let run = async { (custom.run)(body).await.map_err(|error| error.to_string()) };
         match contained(self.tool_time, run).await {
             Ok(Ok(value)) => Ok(Done::Custom(value)),
-            Ok(Err(error)) => Err(Failure::Failed(error.to_string())),
+            Ok(Err(problem)) => Err(Failure::Failed(problem)),
             Err(Contained::Panicked(words)) => Err(Failure::Failed(format!("panicked: {words}"))),
             Err(Contained::TimedOut) => Err(ToolError::TimedOut(self.tool_time).into()),
         }
@@ -199,14 +211,26 @@ pub(super) enum Contained {
     TimedOut,
 }
 
-/// Runs `future` for at most `limit`; its panic goes no further.
+/// Runs `future` for at most `limit`; its panic goes no further, not that of what it drops when it is cut either.
 pub(super) async fn contained<F: Future>(
     limit: Duration,
     future: F,
 ) -> Result<F::Output, Contained> {
-    match clock::timeout(limit, AssertUnwindSafe(future).catch_unwind()).await {
+    let mut running = Box::pin(AssertUnwindSafe(future).catch_unwind());
+    let ended = clock::timeout(limit, &mut running).await;
+    let dropped = drop_contained(running);
+    match ended {
         Ok(Ok(output)) => Ok(output),
         Ok(Err(panic)) => Err(Contained::Panicked(panic_text(&*panic).to_owned())),
-        Err(_) => Err(Contained::TimedOut),
+        Err(_) => match dropped {
+            Ok(()) => Err(Contained::TimedOut),
+            Err(words) => Err(Contained::Panicked(format!("{words} (when it was cut)"))),
+        },
     }
+}
+
+/// Drops `value`; if that panics, the panic's words.
+pub(super) fn drop_contained<T>(value: T) -> Result<(), String> {
+    let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| drop(value)));
+    dropped.map_err(|panic| panic_text(&*panic).to_owned())
 }

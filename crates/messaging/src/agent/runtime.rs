@@ -87,6 +87,9 @@ pub enum RuntimeError {
     /// The transport has no endpoint for it; nothing is left running.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// The agent still blocks its thread since before the last stop; nothing is left running.
+    #[error("the agent blocks its thread since before it was stopped")]
+    Blocked,
 }
 
 /// What a stop found.
@@ -162,6 +165,8 @@ pub struct AgentRuntime<A: Agent, T: Transport> {
     limits: RuntimeLimits,
     restart: RestartPolicy,
     companion: SyncMutex<Option<Companion>>,
+    /// The companion of a start that did not come to its end.
+    begun: SyncMutex<Option<Companion>>,
     probe: RuntimeProbe,
     running: Mutex<Option<Running>>,
 }
@@ -196,7 +201,7 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
             topics: parts.topics,
             registry: parts.registry,
             executor: Arc::new(Executor {
-                me: parts.sender.id(),
+                me: parts.sender.clone(),
                 transport: parts.transport,
                 policy: parts.policy,
                 resources: parts.resources,
@@ -213,6 +218,7 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
             limits: parts.limits,
             restart: parts.restart,
             companion: SyncMutex::new(parts.companion),
+            begun: SyncMutex::default(),
             probe: RuntimeProbe {
                 readiness: parts.readiness,
                 health: parts.health,
@@ -274,6 +280,7 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
             return Ok(());
         }
         let companion = self.companion.lock().clone();
+        self.begun.lock().clone_from(&companion);
         if let Some(companion) = &companion {
             companion
                 .start()
@@ -283,7 +290,9 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
                     source,
                 })?;
         }
-        match self.start_loop(companion.clone()).await {
+        let started = self.start_loop(companion.clone()).await;
+        *self.begun.lock() = None;
+        match started {
             Ok(started) => *running = Some(started),
             Err(error) => {
                 if let Some(companion) = companion
@@ -298,7 +307,8 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
     }
 
     async fn start_loop(&self, companion: Option<Companion>) -> Result<Running, RuntimeError> {
-        let mut agent = self.agent.clone().lock_owned().await;
+        let agent = clock::timeout(AT_ONCE, self.agent.clone().lock_owned()).await;
+        let mut agent = agent.map_err(|_| RuntimeError::Blocked)?;
         self.on_start(&mut agent).await?;
         let mut endpoint = self.executor.transport.open(EndpointSpec {
             inbox: self.limits.inbox,
@@ -359,10 +369,11 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
 
     async fn on_start(&self, agent: &mut OwnedMutexGuard<A>) -> Result<(), RuntimeError> {
         let cx = Cx::new(self.clock.wall(), &self.sender, &[]);
-        let started = contained(self.limits.decide, async { agent.on_start(&cx).await }).await;
-        let problem = match started {
+        // The error's words are its own code, too: they are asked for where a panic is contained.
+        let starting = async { agent.on_start(&cx).await.map_err(|error| error.to_string()) };
+        let problem = match contained(self.limits.decide, starting).await {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(problem)) => problem,
             Err(cut) => cut.words(self.limits.decide),
         };
         Err(RuntimeError::OnStart(problem))
@@ -371,8 +382,9 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
     /// Stops it: takes nothing more, handles what it has within [`RuntimeLimits::drain`], and tells what is left. A
     /// runtime that does not run reports nothing. Not cancel-safe.
     pub async fn stop(&self) -> StopReport {
-        let Some(running) = self.running.lock().await.take() else {
-            return StopReport::default();
+        let mut running = self.running.lock().await;
+        let Some(running) = running.take() else {
+            return self.stop_begun().await;
         };
         let Running {
             closer,
@@ -403,8 +415,14 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
         }
         let mut report = match done {
             Ok(Ok(ended)) => StopReport::from(ended),
-            // The loop is gone without a word, or stuck.
-            Ok(Err(_)) | Err(_) => StopReport::default(),
+            // It never comes to nothing unseen: what it held is not known any more.
+            Ok(Err(_)) => {
+                let gone = "the loop died; what it had received is lost";
+                problems.push(gone.to_owned());
+                StopReport::default()
+            }
+            // Stuck, and told above.
+            Err(_) => StopReport::default(),
         };
         problems.append(&mut report.problems);
         if let Some(companion) = companion
@@ -415,6 +433,21 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
         self.probe.state.latch.set_not_ready("stopped");
         self.probe.state.forget();
         report.problems = problems;
+        report
+    }
+}
+
+impl<A: Agent, T: Transport> AgentRuntime<A, T> {
+    /// Stops what a start that was dropped half way has left.
+    async fn stop_begun(&self) -> StopReport {
+        let begun = self.begun.lock().take();
+        let mut report = StopReport::default();
+        if let Some(companion) = begun
+            && let Err(error) = companion.stop().await
+        {
+            let problem = format!("{}: {error}", companion.name());
+            report.problems.push(problem);
+        }
         report
     }
 }

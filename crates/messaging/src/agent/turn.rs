@@ -16,7 +16,7 @@ use super::{
     Agent, Cx, Decision, Observation, RestartPolicy, RuntimeLimits,
     decision::Failure,
     event::RuntimeEvent,
-    executor::{Executor, contained},
+    executor::{Executor, contained, drop_contained},
     runtime::State,
 };
 use crate::{
@@ -162,8 +162,13 @@ impl<A: Agent, T: Transport> Turns<A, T> {
                 () = renewing => Ok(()),
             }
         };
-        let turning = heartbeat.while_waiting(turning);
-        let turned = abort.run_until_cancelled(turning).await;
+        let mut turning = Box::pin(heartbeat.while_waiting(turning));
+        let turned = abort.run_until_cancelled(turning.as_mut()).await;
+        // What the agent was at is dropped here, if it was cut.
+        if let Err(words) = drop_contained(turning) {
+            let problem = format!("the agent panicked when it was cut: {words}");
+            self.ended.problems.push(problem);
+        }
         let result = turned.unwrap_or(Ok(()));
         heartbeat.beat();
         heartbeat.while_waiting(self.finish()).await;
@@ -329,13 +334,15 @@ impl<A: Agent, T: Transport> Turns<A, T> {
         };
         let limit = self.limits.decide;
         let agent = &mut self.agent;
-        let ticked = contained(limit, async { agent.on_tick(messages, tasks, &cx).await }).await;
+        let ticking = async { words(agent.on_tick(messages, tasks, &cx).await) };
+        let ticked = contained(limit, ticking).await;
         settle("on_tick", limit, ticked)?;
         if !decide {
             return Ok(Vec::new());
         }
         let begun = self.clock.mono();
-        let decided = contained(limit, async { agent.decide(messages, tasks, &cx).await }).await;
+        let deciding = async { words(agent.decide(messages, tasks, &cx).await) };
+        let decided = contained(limit, deciding).await;
         self.executor.counts.decided_in(self.clock.mono() - begun);
         settle("decide", limit, decided)
     }
@@ -376,7 +383,7 @@ impl<A: Agent, T: Transport> Turns<A, T> {
             let cx = Cx::new(self.clock.wall(), &self.sender, &[]);
             let agent = &mut self.agent;
             let limit = self.limits.decide;
-            let started = contained(limit, async { agent.on_start(&cx).await }).await;
+            let started = contained(limit, async { words(agent.on_start(&cx).await) }).await;
             match settle("on_start", limit, started) {
                 Ok(()) => return Ok(()),
                 Err(_) if self.stop.is_cancelled() => {
@@ -457,7 +464,7 @@ impl<A: Agent, T: Transport> Turns<A, T> {
         };
         let limit = self.limits.decide.min(self.limits.drain);
         let agent = &mut self.agent;
-        let stopped = contained(limit, async { agent.on_stop(&cx).await }).await;
+        let stopped = contained(limit, async { words(agent.on_stop(&cx).await) }).await;
         if let Err(failed) = settle("on_stop", limit, stopped) {
             let problem = format!("{} {}", failed.stage, failed.problem);
             self.ended.problems.push(problem);
@@ -470,11 +477,16 @@ impl<A: Agent, T: Transport> Turns<A, T> {
     }
 }
 
+/// The words of the agent's error: they come from its code, so they are asked for where a panic is contained.
+fn words<R>(result: Result<R, super::AgentError>) -> Result<R, String> {
+    result.map_err(|error| error.to_string())
+}
+
 /// One error for the ways in which a method of the agent can fail.
 fn settle<R>(
     stage: &'static str,
     limit: Duration,
-    result: Result<Result<R, super::AgentError>, super::executor::Contained>,
+    result: Result<Result<R, String>, super::executor::Contained>,
 ) -> Result<R, AgentFailed> {
     let problem = match result {
         Ok(Ok(value)) => return Ok(value),

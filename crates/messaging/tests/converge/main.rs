@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose setup fails has failed")]
 
+mod contained;
 mod hooks;
 mod local;
 mod metrics;
