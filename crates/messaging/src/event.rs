@@ -60,6 +60,8 @@ pub mod kind {
     pub const RETURNED: &str = "message.returned";
     /// Messages of a peer that could not be believed were thrown away.
     pub const UNVERIFIED: &str = "message.unverified";
+    /// Messages of a peer were turned back faster than each of them is told.
+    pub const LEFT_OUT: &str = "message.refused_more";
     /// A key is believed from now on.
     pub const REGISTERED: &str = "identity.registered";
     /// A key is not believed any more.
@@ -167,6 +169,15 @@ pub enum Event<'a> {
         /// Why the last of them was not.
         problem: &'a str,
     },
+    /// Messages that a peer sent were turned back, more than are told one by one.
+    LeftOut {
+        /// The peer.
+        peer: &'a Name,
+        /// How many since the last such entry.
+        count: u64,
+        /// What the last of them was answered.
+        admission: &'a Admission,
+    },
     /// An identity changed.
     Identity(&'a IdentityChange),
     /// A peer said which agents it has.
@@ -250,6 +261,7 @@ impl Event<'_> {
             Self::Answered { admission, .. } if admission.is_taken() => kind::FORWARDED,
             Self::Answered { .. } => kind::RETURNED,
             Self::Unverified { .. } => kind::UNVERIFIED,
+            Self::LeftOut { .. } => kind::LEFT_OUT,
             Self::Identity(change) => change.kind(),
             Self::Introduced { objections: [], .. } => kind::INTRODUCED,
             Self::Introduced { .. } => kind::OBJECTED,
@@ -345,6 +357,7 @@ impl Event<'_> {
             }
             Self::Answered { .. }
             | Self::Unverified { .. }
+            | Self::LeftOut { .. }
             | Self::Identity(_)
             | Self::Introduced { .. } => self.of_peer(),
         }
@@ -374,6 +387,14 @@ impl Event<'_> {
             } => plain(
                 Tenant::default(),
                 json!({"v": BODY_VERSION, "peer": peer, "count": count, "problem": problem}),
+            ),
+            Self::LeftOut {
+                peer,
+                count,
+                admission,
+            } => plain(
+                Tenant::default(),
+                json!({"v": BODY_VERSION, "peer": peer, "count": count, "admission": admission}),
             ),
             Self::Introduced {
                 peer,

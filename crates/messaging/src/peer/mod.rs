@@ -15,6 +15,7 @@ mod once;
 mod outbox;
 mod receive;
 mod routes;
+mod told;
 mod wire;
 
 use std::{
@@ -396,7 +397,7 @@ impl Peers {
         } = &self.0.parts;
         // The first stays: there is one post in a node.
         let _first = self.0.post.set(post.clone());
-        let mut desks = HashMap::new();
+        let (mut desks, mut rejecting) = (HashMap::new(), HashMap::new());
         for peer in &self.0.peers {
             let grounds = Grounds {
                 post: post.clone(),
@@ -407,6 +408,7 @@ impl Peers {
             };
             let spec = &peer.config.spec;
             let (desk, receiver) = receive::desk(spec.name.clone(), spec.tenants.clone(), grounds);
+            rejecting.insert(spec.name.clone(), desk.clone());
             let (receiver, stop) = (Arc::new(receiver), tasks.token());
             let (peers, name) = (self.clone(), spec.name.clone());
             tasks.spawn_restarting(RECEIVER, move || {
@@ -433,6 +435,10 @@ impl Peers {
                     let answers = vec![answer; arrival.frame.messages().len()];
                     Box::pin(std::future::ready(answers))
                 }
+            }),
+            rejected: Arc::new(move |rejected| match rejecting.get(&rejected.peer.name) {
+                Some(desk) => desk.rejected(rejected),
+                None => Box::pin(std::future::ready(())),
             }),
             introduction,
         }

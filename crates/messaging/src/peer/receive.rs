@@ -17,14 +17,17 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use volary_kernel::{
-    clock::{Mono, SharedClock},
+    clock::{self, Mono, SharedClock},
     id::{Name, Tenant},
     metric::{Counter, Metrics},
     task::TaskResult,
 };
 use volary_store::{Batch, SharedStore, StoreError};
 
-use super::Beat;
+use super::{
+    Beat,
+    told::{Allowance, Unverified},
+};
 use crate::{
     admission::{Admission, FULL_RETRY, Refusal},
     event::Event,
@@ -34,7 +37,7 @@ use crate::{
     message::Message,
     metrics::{self, AdmissionCounters},
     post::{FromPeer, Post, Received},
-    transport::tcp::{Answer, Arrival, Durable},
+    transport::tcp::{Answer, Arrival, Durable, Rejected},
 };
 
 /// Most frames that wait to be taken in.
@@ -51,8 +54,10 @@ const COMMITS: usize = 4;
 const HOLD: Duration = Duration::from_secs(60);
 /// Most messages whose followers are held back, of one peer.
 const HOLDS: usize = 16_384;
-/// Shortest time between two journal entries about messages that could not be believed.
-const TELL: Duration = Duration::from_secs(60);
+/// How often it is looked whether what was left out of the journal is to be told.
+const LEFT_OUT: Duration = Duration::from_secs(1);
+/// Shortest time between two warnings that messages could not be stored.
+const WARN: Duration = Duration::from_secs(60);
 
 /// A frame and who waits for its answers.
 pub(super) struct Job {
@@ -68,43 +73,6 @@ pub(super) struct Desk {
     jobs: mpsc::Sender<Job>,
     identities: IdentityRegistry,
     unverified: Arc<Unverified>,
-}
-
-/// Counts and tells what could not be believed.
-struct Unverified {
-    peer: Name,
-    counter: Counter,
-    store: SharedStore,
-    clock: SharedClock,
-    told: parking_lot::Mutex<(u64, Option<Mono>)>,
-}
-
-impl Unverified {
-    /// Counts; says it in the journal at most once in a while.
-    async fn tell(&self, count: usize, problem: &str) {
-        self.counter.inc_by(count as u64);
-        let now = self.clock.mono();
-        let count = {
-            let mut told = self.told.lock();
-            told.0 += count as u64;
-            if told.1.is_some_and(|last| now - last < TELL) {
-                return;
-            }
-            told.1 = Some(now);
-            std::mem::take(&mut told.0)
-        };
-        tracing::warn!(peer = %self.peer, count, problem, "messages of a peer were not believed");
-        let mut tx = Batch::new();
-        let event = Event::Unverified {
-            peer: &self.peer,
-            count,
-            problem,
-        };
-        tx.append(event.record());
-        if let Err(error) = self.store.commit(tx).await {
-            tracing::warn!(%error, "that messages were not believed could not be journaled");
-        }
-    }
 }
 
 /// What a receiver stands on.
@@ -125,6 +93,8 @@ pub(super) struct Receiver {
     jobs: Arc<Mutex<mpsc::Receiver<Job>>>,
     answers: AdmissionCounters,
     repeated: Counter,
+    allowance: parking_lot::Mutex<Allowance>,
+    warned: Arc<parking_lot::Mutex<Option<Mono>>>,
 }
 
 /// Both ends for one peer.
@@ -147,15 +117,32 @@ pub(super) fn desk(peer: Name, tenants: Vec<Tenant>, grounds: Grounds) -> (Desk,
     let receiver = Receiver {
         answers: AdmissionCounters::of_peer(&grounds.metrics, &peer),
         repeated: metrics::peer_repeated(&grounds.metrics).with(&label),
+        allowance: parking_lot::Mutex::new(Allowance::new(grounds.clock.mono())),
         peer,
         tenants,
         grounds,
         jobs: Arc::new(Mutex::new(jobs)),
+        warned: Arc::default(),
     };
     (desk, receiver)
 }
 
 impl Desk {
+    /// Tells of a frame that the listener refused unseen.
+    pub(super) fn rejected(&self, rejected: Rejected) -> BoxFuture<'static, ()> {
+        let unverified = self.unverified.clone();
+        Box::pin(async move {
+            let Rejected {
+                count,
+                reason,
+                problem,
+                ..
+            } = rejected;
+            let problem = format!("a frame was refused ({reason}): {problem}");
+            unverified.tell(count, &problem).await;
+        })
+    }
+
     /// Takes a verified frame. Its place in line is that of this call, not of the first poll.
     pub(super) fn arrived(&self, arrival: Arrival) -> BoxFuture<'static, Vec<Answer>> {
         let Arrival { frame, durable, .. } = arrival;
@@ -303,11 +290,13 @@ impl Receiver {
         let mut holds = Holds::default();
         loop {
             beat.beat();
+            self.tell_left_out(&mut commits);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(()) = commits.next(), if !commits.is_empty() => {}
                 () = beat.turn() => {}
+                () = clock::sleep(LEFT_OUT), if self.allowance.lock().owes() => {}
                 job = jobs.recv(), if commits.len() < COMMITS => {
                     let Some(job) = job else { break };
                     let mut draft = Draft::default();
@@ -320,12 +309,31 @@ impl Receiver {
                 }
             }
         }
+        self.tell_left_out(&mut commits);
         // What was begun is ended, and its senders are told.
         while commits.next().await.is_some() {
             beat.beat();
         }
         beat.retire();
         Ok(())
+    }
+
+    /// Tells how many messages were turned back without being told, if it is time.
+    fn tell_left_out(&self, commits: &mut Commits) {
+        if commits.len() >= COMMITS {
+            return;
+        }
+        let due = self.allowance.lock().due(self.grounds.clock.mono());
+        if let Some((count, admission)) = due {
+            let mut draft = Draft::default();
+            let event = Event::LeftOut {
+                peer: &self.peer,
+                count,
+                admission: &admission,
+            };
+            draft.tx.append(event.record());
+            self.commit(draft, commits);
+        }
     }
 
     /// Adds a frame to `draft`; commits what there is earlier where it must.
@@ -412,14 +420,22 @@ impl Receiver {
         holds: &mut Holds,
     ) -> Result<Option<(Admission, usize)>, InboxError> {
         let (post, sender) = (&self.grounds.post, message.sender().id());
+        let now = self.grounds.clock.mono();
         let from = FromPeer {
             peer: &self.peer,
             tenants: &self.tenants,
             order,
+            tell: self.allowance.lock().may_tell(now),
         };
         let (answer, copies) = match post.receive(tx, message.clone(), sealed, &from).await? {
             Received::Wait => return Ok(None),
-            Received::Answer(answer, copies) => (answer, copies),
+            Received::Answer(answer, copies) => {
+                if !answer.is_taken() && !is_for_now(&answer) {
+                    let mut allowance = self.allowance.lock();
+                    allowance.turned_back(&answer, from.tell);
+                }
+                (answer, copies)
+            }
             Received::Again(answer) => {
                 self.repeated.inc();
                 (answer, 0)
@@ -428,7 +444,6 @@ impl Receiver {
         if let Some(order) = order {
             match &answer {
                 Admission::Refused(why) if why.is_transient() => {
-                    let now = self.grounds.clock.mono();
                     holds.hold(sender, order, post.names_here(message), now);
                 }
                 _ => holds.release(|held, earlier| held == sender && earlier == order),
@@ -441,7 +456,8 @@ impl Receiver {
     fn commit(&self, draft: Draft, commits: &mut Commits) {
         let Draft { tx, answers, .. } = draft;
         let (store, peer) = (self.grounds.store.clone(), self.peer.clone());
-        let counters = self.answers.clone();
+        let (counters, clock) = (self.answers.clone(), self.grounds.clock.clone());
+        let warned = self.warned.clone();
         let mut commit: BoxFuture<'static, _> = Box::pin(async move {
             if tx.is_empty() {
                 return Ok(());
@@ -456,7 +472,11 @@ impl Receiver {
                 None => commit.await,
             };
             let refused = committed.err().map(|error| {
-                tracing::warn!(%peer, %error, "messages of a peer could not be stored");
+                let (now, mut warned) = (clock.mono(), warned.lock());
+                if warned.is_none_or(|last| now - last >= WARN) {
+                    *warned = Some(now);
+                    tracing::warn!(%peer, %error, "messages of a peer could not be stored");
+                }
                 Admission::Refused(refusal_of(&error, answers.len() == 1))
             });
             for (gathering, index, answer) in answers {
@@ -466,6 +486,11 @@ impl Receiver {
             }
         }));
     }
+}
+
+/// Whether the same message may be taken another time.
+fn is_for_now(answer: &Admission) -> bool {
+    matches!(answer, Admission::Refused(why) if why.is_transient())
 }
 
 /// What senders are told when nothing of a commit was stored: come again, unless a message is too large even `alone`.

@@ -26,6 +26,8 @@ pub(crate) struct FromPeer<'a> {
     pub(crate) tenants: &'a [Tenant],
     /// Its number in the peer's outbox, if it is sent until it is taken.
     pub(crate) order: Option<u64>,
+    /// Whether it is told in the journal if it is turned back.
+    pub(crate) tell: bool,
 }
 
 /// What became of it.
@@ -53,9 +55,15 @@ impl Post {
     ) -> Result<Received, InboxError> {
         let answer =
             |posted: super::Posted| Received::Answer(posted.admission, posted.deliveries.len());
-        let refuse = |tx: &mut Batch, why: Refusal| {
-            answer(self.turn_back(tx, &message, Admission::Refused(why), Cause::None))
+        let turn_back = |tx: &mut Batch, message: &Message, admission: Admission| {
+            if from.tell {
+                return answer(self.turn_back(tx, message, admission, Cause::None));
+            }
+            self.counters.count(&admission);
+            Received::Answer(admission, 0)
         };
+        let refuse =
+            |tx: &mut Batch, why: Refusal| turn_back(tx, &message, Admission::Refused(why));
         if !from.tenants.contains(message.tenant()) {
             let problem = format!(
                 "tenant `{}` is not agreed with peer `{}`",
@@ -84,7 +92,7 @@ impl Post {
         let passed = match self.hooks.run(message.clone(), AFTER).await {
             Verdict::Pass(passed) => passed,
             Verdict::Stop(admission) => {
-                return Ok(answer(self.turn_back(tx, &message, admission, Cause::None)));
+                return Ok(turn_back(tx, &message, admission));
             }
         };
         let came = Came {
@@ -98,8 +106,7 @@ impl Post {
             peers: RemoteTargets::new(),
         };
         if to.here.is_empty() {
-            let posted = self.turn_back(tx, &message, Admission::NoRoute, Cause::None);
-            return Ok(answer(posted));
+            return Ok(turn_back(tx, &message, Admission::NoRoute));
         }
         let start = tx.savepoint();
         match self.take_in(tx, &message, &to, Some(&came), Cause::None) {
@@ -112,7 +119,7 @@ impl Post {
                 tx.roll_back(start);
                 let why = error.refusal().ok_or(error)?;
                 let refused = Admission::Refused(why);
-                Ok(answer(self.turn_back(tx, &message, refused, Cause::None)))
+                Ok(turn_back(tx, &message, refused))
             }
         }
     }

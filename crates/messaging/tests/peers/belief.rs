@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use volary_kernel::clock::SystemClock;
+use volary_kernel::clock::{self, SystemClock};
 use volary_messaging::{
     Admission, Identity, Message, Refusal,
     frame::{self, Trust},
     peer::PeerState,
-    transport::tcp::{Answer, Arrival, Durable, Reception},
+    transport::tcp::{Answer, Arrival, Durable, Reception, Rejected},
 };
 use volary_store::{SharedStore, SqliteConfig, SqliteStore};
 
@@ -287,5 +287,82 @@ async fn routes_outlive_a_restart_and_a_full_outbox_refuses_the_message_as_a_who
     assert_eq!(node.journal("message.accepted").await.len(), 2);
     let tick = node.send(node.message("s1", "tick", "x")).await;
     assert_eq!(tick.admission, Admission::NoRoute);
+    node.crash().await;
+}
+
+fn body(row: &volary_store::JournalRow) -> serde_json::Value {
+    serde_json::from_slice(&row.body).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_the_listener_refuses_are_told_in_the_journal_once_a_minute() {
+    let (a, b) = people();
+    let (node, reception) = begin(&a, &b, memory("b", SystemClock::shared())).await;
+    let refuse = |reason, problem: &str| {
+        (reception.rejected)(Rejected {
+            peer: a.spec(),
+            count: 2,
+            reason,
+            problem: problem.to_owned(),
+        })
+    };
+    for _ in 0..1_000 {
+        refuse("bad_signature", "the signature is not the sender's").await;
+    }
+    clock::sleep(Duration::from_secs(61)).await;
+    refuse("undecodable", "too short").await;
+    let told = node.journal("message.unverified").await;
+    let bodies: Vec<_> = told.iter().map(body).collect();
+    assert_eq!(bodies.len(), 2, "{bodies:?}");
+    assert_eq!(
+        (&bodies[0]["peer"], &bodies[0]["count"]),
+        (&"a".into(), &2.into())
+    );
+    assert!(
+        bodies[0]["problem"]
+            .as_str()
+            .unwrap()
+            .contains("bad_signature")
+    );
+    assert_eq!(bodies[1]["count"], 2_000, "with those that were left out");
+    assert!(
+        bodies[1]["problem"]
+            .as_str()
+            .unwrap()
+            .contains("undecodable")
+    );
+    node.crash().await;
+}
+
+/// A peer that is known, and sends what nobody takes: its messages do not fill the journal.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_messages_that_are_turned_back_is_a_bounded_number_of_entries_that_count_all() {
+    let (a, b) = people();
+    let key = &a.agents[0].1;
+    let (node, reception) = begin(&a, &b, memory("b", SystemClock::shared())).await;
+    let nowhere = |n: u64| {
+        let draft = Message::builder(a.sender("s1")).topic(topic("nobody"));
+        draft.json(&n).unwrap().build(node.clock.wall()).unwrap()
+    };
+    for n in 0..100 {
+        let messages: Vec<Message> = (0..10).map(|m| nowhere(n * 10 + m)).collect();
+        let answers = bring(&reception, &a, key, &messages, None).await;
+        assert_eq!(answers, vec![Admission::NoRoute; 10]);
+    }
+    let good = message(&node, &a, "good");
+    let answers = bring(&reception, &a, key, &[good], numbered(1, 1)).await;
+    assert_eq!(answers, [Admission::Queued]);
+    // Told although nothing follows.
+    clock::sleep(Duration::from_secs(30)).await;
+    let one_by_one = node.journal("message.refused").await.len() as u64;
+    let more = node.journal("message.refused_more").await;
+    let left_out: u64 = more
+        .iter()
+        .filter_map(|row| body(row)["count"].as_u64())
+        .sum();
+    assert_eq!(one_by_one + left_out, 1_000);
+    assert!((100..=110).contains(&one_by_one), "{one_by_one}");
+    assert!((1..=3).contains(&more.len()), "{}", more.len());
+    assert_eq!(body(&more[0])["peer"], "a");
     node.crash().await;
 }

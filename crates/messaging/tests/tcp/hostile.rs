@@ -388,6 +388,8 @@ async fn a_bad_frame_costs_itself_and_not_those_behind_it() {
             other => panic!("{reason}: {other:?}"),
         }
         assert_eq!(scene.server.count(&frames(reason)), before + 1, "{reason}");
+        let told = scene.server.rejected.lock().pop();
+        assert_eq!(told, Some((scene.bad.name.clone(), 1, reason)));
         id += 1;
         say(&mut stream, &data(&scene.bad, id, 7)).await;
         let answers = vec![Admission::Delivered];
@@ -396,6 +398,7 @@ async fn a_bad_frame_costs_itself_and_not_those_behind_it() {
             Some(Control::Answers { id, answers })
         );
     }
+    assert_eq!(*scene.server.rejected.lock(), []);
     scene.good_is_unharmed().await;
 }
 

@@ -165,6 +165,7 @@ async fn server(me: Side, from: Side, history: History) -> turmoil::Result {
                 }
                 .boxed()
             }),
+            rejected: Arc::new(|_| async {}.boxed()),
             introduction: watch::channel(Bytes::new()).1,
         },
         net: simulated(),

@@ -48,6 +48,8 @@ pub struct Side {
     pub agent: Identity,
     pub metrics: Metrics,
     pub tasks: Supervisor,
+    /// What its listener said of frames that it refused: who brought them, how many messages, why.
+    pub rejected: Arc<Mutex<Vec<(Name, usize, &'static str)>>>,
 }
 
 impl Side {
@@ -58,6 +60,7 @@ impl Side {
             agent: Identity::generate().unwrap(),
             metrics: Metrics::default(),
             tasks: Supervisor::new(),
+            rejected: Arc::default(),
         }
     }
 
@@ -166,6 +169,7 @@ pub async fn listen_config(
             .await
             .unwrap();
     }
+    let rejected = me.rejected.clone();
     ListenerConfig {
         listen: ListenConfig {
             address: "127.0.0.1:0".to_owned(),
@@ -180,6 +184,11 @@ pub async fn listen_config(
             trust: Arc::new(move |_| registry.clone()),
             introduced: Arc::new(|_, _| async { Ok(()) }.boxed()),
             arrived: answer,
+            rejected: Arc::new(move |frame| {
+                let what = (frame.peer.name, frame.count, frame.reason);
+                rejected.lock().push(what);
+                async {}.boxed()
+            }),
             introduction: watch::channel(Bytes::from_static(b"we are here")).1,
         },
         net,

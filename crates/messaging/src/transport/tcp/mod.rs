@@ -39,8 +39,8 @@ pub use self::{
     control::{Answer, Durable},
     link::{Link, LinkConfig, LinkError, LinkState, Outgoing, RECONNECT, Random},
     listener::{
-        Arrival, ConnectionStatus, Listener, ListenerConfig, OpaqueArrival, OpaqueArrived,
-        Reception, TcpError, TurnedAway,
+        Arrival, ConnectionStatus, Listener, ListenerConfig, OnRejected, OpaqueArrival,
+        OpaqueArrived, Reception, Rejected, TcpError, TurnedAway,
     },
     net::{Incoming, Net, Stream},
 };

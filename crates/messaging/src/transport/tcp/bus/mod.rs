@@ -406,6 +406,8 @@ async fn bind(
             let core = arrived.clone();
             async move { core.arrived(arrival).await }.boxed()
         }),
+        // Counted and logged by the listener; there is no journal here.
+        rejected: Arc::new(|_| std::future::ready(()).boxed()),
         introduction: core.agents.introduction(),
     };
     let listener = ListenerConfig {

@@ -71,16 +71,6 @@ impl Lanes {
         }
     }
 
-    /// Takes in a frame that is answered already.
-    pub(super) fn answered(&mut self, id: u64, answers: Vec<Answer>) {
-        let slot = Slot {
-            id,
-            count: answers.len(),
-            bytes: 0,
-        };
-        self.slots.push_back((slot, Some(answers)));
-    }
-
     fn run(&mut self, lane: Lane, Pending { slot, work }: Pending) {
         self.running.push(
             async move {

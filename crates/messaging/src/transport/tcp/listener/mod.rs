@@ -57,13 +57,30 @@ pub type Introduced =
 /// Takes a verified frame and answers each of its messages.
 pub type Arrived = Arc<dyn Fn(Arrival) -> BoxFuture<'static, Vec<Answer>> + Send + Sync>;
 
+/// A frame that was refused before anybody saw it: its bytes are no frame, or its seal is not good.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// Who brought it.
+    pub peer: PeerSpec,
+    /// Messages in it, as the peer says.
+    pub count: usize,
+    /// A word for what is wrong, as in the metric.
+    pub reason: &'static str,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// Is told of a refused frame.
+pub type OnRejected = Arc<dyn Fn(Rejected) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// What is done with what arrives.
 ///
 /// - `introduced` is awaited before a connection counts as made, and whenever the peer says something new; no frame is
 ///   looked at meanwhile, so that a frame is judged by the introduction that was sent before it.
 /// - `arrived` gets the frames of one sender one after the other, each after the answers to the one before; frames of
 ///   different senders may be in it at the same time, up to the window. It must return one answer per message.
-/// - A panic in either is contained: it is answered as a refusal.
+/// - `rejected` is told of each frame that was refused before `arrived`; the answer waits for it.
+/// - A panic in any of them is contained: it is answered as a refusal.
 #[derive(Clone)]
 pub struct Reception {
     /// Whose seals are accepted from a peer.
@@ -72,6 +89,8 @@ pub struct Reception {
     pub introduced: Introduced,
     /// Takes frames.
     pub arrived: Arrived,
+    /// Is told of refused frames.
+    pub rejected: OnRejected,
     /// Who our agents are: told at each connect, and again when it changes.
     pub introduction: watch::Receiver<Bytes>,
 }

@@ -19,11 +19,14 @@ use tokio::{
     sync::{Notify, watch},
 };
 use tokio_rustls::TlsAcceptor;
-use volary_kernel::{clock, sign::PublicKey};
+use volary_kernel::{
+    clock::{self, Mono},
+    sign::{PUBLIC_KEY_LEN, PublicKey},
+};
 
 use super::{
-    Inner,
-    lanes::{Lanes, refuse},
+    Inner, Rejected,
+    lanes::{Lane, Lanes, refuse},
     receive::Handler,
     table::Place,
 };
@@ -269,6 +272,11 @@ impl Outbox {
     }
 }
 
+/// Shortest time between two warnings about refused frames of one connection.
+const WARN: Duration = Duration::from_secs(60);
+/// Where refused frames are told, one after the other: no key is all zeros.
+const REFUSED: Lane = [0; PUBLIC_KEY_LEN];
+
 /// Reads and takes in frames.
 struct Intake<'a> {
     inner: &'a Inner,
@@ -276,6 +284,7 @@ struct Intake<'a> {
     handler: Handler,
     lanes: Lanes,
     last: u64,
+    warned: Option<Mono>,
     outbox: &'a Outbox,
 }
 
@@ -296,6 +305,7 @@ impl Connection {
             peer,
             lanes: Lanes::default(),
             last: 0,
+            warned: None,
             outbox: &outbox,
         };
         let ended = {
@@ -449,11 +459,36 @@ impl Intake<'_> {
             }
             Err((reason, problem)) => {
                 metrics.frames.with(&["received", reason]).inc();
-                tracing::warn!(peer = %self.peer.name, reason, problem, "frame refused");
-                self.lanes.answered(id, refuse(count, problem));
+                self.reject(id, bytes, (count, reason, problem));
             }
         }
         Ok(())
+    }
+
+    /// Answers a frame that is refused, when somebody was told of it.
+    fn reject(
+        &mut self,
+        id: u64,
+        bytes: usize,
+        (count, reason, problem): (usize, &'static str, String),
+    ) {
+        let now = self.inner.config.clock.mono();
+        if self.warned.is_none_or(|last| now - last >= WARN) {
+            self.warned = Some(now);
+            tracing::warn!(peer = %self.peer.name, reason, problem, "frame refused");
+        }
+        let told = self.inner.config.reception.rejected.clone();
+        let rejected = Rejected {
+            peer: self.peer.clone(),
+            count,
+            reason,
+            problem: problem.clone(),
+        };
+        let work = async move {
+            told(rejected).await;
+            refuse(count, problem)
+        };
+        self.lanes.begin(id, count, bytes, REFUSED, Box::pin(work));
     }
 
     /// Ends what was taken in.
