@@ -273,7 +273,7 @@ pub async fn sleep(duration: Duration) {
 
 /// A future did not end within its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("did not finish within {}", crate::text::format_duration(*.0))]
+#[error("did not finish within {}", crate::text::brief_duration(*.0))]
 pub struct Elapsed(
     /// The limit that passed.
     pub Duration,

@@ -124,7 +124,7 @@ impl Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::For(wait) => f.write_str(&text::format_duration(*wait)),
+            Self::For(wait) => f.write_str(&text::brief_duration(*wait)),
             Self::Forever => f.write_str("never"),
         }
     }

@@ -43,6 +43,56 @@ pub fn format_duration(duration: Duration) -> String {
         .replace(' ', "")
 }
 
+/// Writes a duration for people: rounded to three digits below a minute (`9.73s`, `726ms`), to two units above (`2m30s`).
+/// [`parse_duration`] need not read it back.
+pub fn brief_duration(duration: Duration) -> String {
+    /// Nanoseconds of a unit, its name, and how many of it are the next one.
+    const SMALL: [(u128, &str, u128); 4] = [
+        (1, "ns", 1_000),
+        (1_000, "us", 1_000),
+        (1_000_000, "ms", 1_000),
+        (1_000_000_000, "s", 60),
+    ];
+    const LARGE: [(u64, &str, u64, &str); 3] = [
+        (60, "m", 1, "s"),
+        (3_600, "h", 60, "m"),
+        (86_400, "day", 3_600, "h"),
+    ];
+    let nanos = duration.as_nanos();
+    if nanos == 0 {
+        return "0s".to_owned();
+    }
+    for (unit, name, next) in SMALL {
+        // In hundredths, tenths or whole units: three digits.
+        for (part, digits) in [(100, 2), (10, 1), (1, 0)] {
+            let parts = (nanos * part + unit / 2) / unit;
+            if parts < 1_000 && parts < next * part {
+                let (whole, rest) = (parts / part, parts % part);
+                let text = match digits {
+                    0 => format!("{whole}"),
+                    _ => format!("{whole}.{rest:0digits$}"),
+                };
+                let text = match digits {
+                    0 => text.as_str(),
+                    _ => text.trim_end_matches('0').trim_end_matches('.'),
+                };
+                return format!("{text}{name}");
+            }
+        }
+    }
+    let seconds = u64::try_from((nanos + 500_000_000) / 1_000_000_000).unwrap_or(u64::MAX);
+    let of = |seconds: u64| LARGE.iter().rev().find(|(unit, ..)| seconds >= *unit);
+    let (_, _, step, _) = of(seconds).unwrap_or(&LARGE[0]);
+    let seconds = seconds.saturating_add(step / 2) / step * step;
+    let (unit, name, part, small) = of(seconds).unwrap_or(&LARGE[0]);
+    let (whole, rest) = (seconds / unit, seconds % unit / part);
+    let plural = if *name == "day" && whole > 1 { "s" } else { "" };
+    match rest {
+        0 => format!("{whole}{name}{plural}"),
+        _ => format!("{whole}{name}{plural}{rest}{small}"),
+    }
+}
+
 const UNITS: [(&str, u64); 17] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
@@ -162,11 +212,38 @@ mod tests {
         fn a_written_duration_reads_back(millis in 0u64..10_000_000_000) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+            let brief = brief_duration(duration);
+            prop_assert!(brief.len() <= 14, "{}", brief);
+            let read = parse_duration(&brief).unwrap();
+            let off = read.abs_diff(duration);
+            prop_assert!(off <= duration / 20, "{} for {:?}", brief, duration);
         }
 
         #[test]
         fn no_text_makes_the_parsers_panic(text in ".{0,30}") {
             let _either = (parse_duration(&text), parse_bytes(&text));
+        }
+    }
+
+    #[test]
+    fn a_wait_is_shown_short() {
+        for (nanos, text) in [
+            (0, "0s"),
+            (7, "7ns"),
+            (1_500, "1.5us"),
+            (999_950, "1ms"),
+            (726_338_706, "726ms"),
+            (9_726_338_706, "9.73s"),
+            (10_000_000_000, "10s"),
+            (12_345_000_000, "12.3s"),
+            (59_960_000_000, "1m"),
+            (150_400_000_000, "2m30s"),
+            (3_599_700_000_000, "1h"),
+            (3_661_000_000_000, "1h1m"),
+            (86_390_000_000_000, "1day"),
+            (176_400_000_000_000, "2days1h"),
+        ] {
+            assert_eq!(brief_duration(Duration::from_nanos(nanos)), text);
         }
     }
 }

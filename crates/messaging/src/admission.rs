@@ -182,14 +182,14 @@ impl fmt::Display for Refusal {
                 write!(
                     f,
                     "{what} is full, try again in {}",
-                    text::format_duration(*retry_after)
+                    text::brief_duration(*retry_after)
                 )
             }
             Self::RateLimited { retry_after } => {
                 write!(
                     f,
                     "too many messages, try again in {}",
-                    text::format_duration(*retry_after)
+                    text::brief_duration(*retry_after)
                 )
             }
             Self::Replay => f.write_str("another message of this sender had the same id"),

@@ -108,7 +108,7 @@ pub enum StoreError {
         wanted: &'static str,
     },
     /// Other processes that share the database kept this one waiting too long. Try again; if it stays, look at `pid`.
-    #[error("database {} was busy for {} with the commit of another process{}", path.display(), volary_kernel::text::format_duration(*.waited), show_pid(*.pid))]
+    #[error("database {} was busy for {} with the commit of another process{}", path.display(), volary_kernel::text::brief_duration(*.waited), show_pid(*.pid))]
     Busy {
         /// The database.
         path: PathBuf,

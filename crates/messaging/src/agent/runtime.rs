@@ -403,7 +403,7 @@ impl<A: Agent, T: Transport> AgentRuntime<A, T> {
         if done.is_err() {
             problems.push(format!(
                 "the agent did not handle what it had within {}",
-                volary_kernel::text::format_duration(limit)
+                volary_kernel::text::brief_duration(limit)
             ));
             drop(abort);
             // Its last words: on_stop has as long as the drain had.
@@ -470,7 +470,7 @@ impl Contained {
             Self::Panicked(words) => format!("panicked: {words}"),
             Self::TimedOut => format!(
                 "did not finish within {}",
-                volary_kernel::text::format_duration(limit)
+                volary_kernel::text::brief_duration(limit)
             ),
         }
     }

@@ -26,7 +26,7 @@ pub enum ToolError {
     #[error("panicked: {0}")]
     Panicked(String),
     /// It took longer than its time and was cancelled.
-    #[error("did not finish within {}, and was cancelled", volary_kernel::text::format_duration(*.0))]
+    #[error("did not finish within {}, and was cancelled", volary_kernel::text::brief_duration(*.0))]
     TimedOut(Duration),
     /// What it gave is larger than the runtime takes.
     #[error("its result of {found} bytes is larger than {limit}")]

@@ -79,7 +79,7 @@ pub enum HookError {
     #[error("panicked: {0}")]
     Panicked(String),
     /// It took longer than its time.
-    #[error("did not decide within {}", text::format_duration(*.0))]
+    #[error("did not decide within {}", text::brief_duration(*.0))]
     TimedOut(Duration),
 }
 

@@ -539,7 +539,7 @@ impl Courier {
             let reason = format!(
                 "peer `{}` was not reached within {}",
                 self.peer.config.spec.name,
-                volary_kernel::text::format_duration(after)
+                volary_kernel::text::brief_duration(after)
             );
             for loan in &late {
                 queue.park_loan(&mut tx, loan, &reason)?;

@@ -165,7 +165,7 @@ impl Bucket {
 
 /// A message may not pass now. Nobody lost a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the {} bucket is empty for another {}", bucket.as_str(), volary_kernel::text::format_duration(*retry_after))]
+#[error("the {} bucket is empty for another {}", bucket.as_str(), volary_kernel::text::brief_duration(*retry_after))]
 pub struct Limited {
     /// The first bucket without a token: global, then sender, then topics.
     pub bucket: Bucket,

@@ -253,6 +253,7 @@ impl HandlerAgent {
             }
             Err(
                 error @ (SettleError::Action(_)
+                | SettleError::TooLarge(_)
                 | SettleError::Later(_)
                 | SettleError::Limited { .. }
                 | SettleError::Task(_)

@@ -67,6 +67,9 @@ pub(crate) enum SettleError {
     /// The store has no room for what the actions would add.
     #[error("an action was turned back for now: {0}")]
     StoreFull(String),
+    /// The actions together are more than the store takes at once: trying again is no use.
+    #[error("the actions are too large: {0}")]
+    TooLarge(String),
     /// The task cannot end like this.
     #[error(transparent)]
     Task(TaskError),
@@ -86,6 +89,7 @@ impl From<InboxError> for SettleError {
                 Self::StoreFull(full.to_string())
             }
             other => match other.refusal() {
+                Some(why @ Refusal::TooLarge { .. }) => Self::TooLarge(why.to_string()),
                 Some(why) => Self::Later(why.to_string()),
                 None => Self::Inbox(other),
             },
@@ -223,4 +227,23 @@ fn report_entry(claimed: &Claimed, mailbox: &Mailbox, report: &str, cause: Entry
         .agent(mailbox.name().clone())
         .trace(claimed.delivery.trace)
         .cause(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_for_the_store_is_not_turned_back_for_now() {
+        let error = StoreError::TooLarge {
+            what: "batch",
+            size: 70_000_000,
+            limit: 60_000_000,
+        };
+        let settled = SettleError::from(error);
+        assert!(matches!(settled, SettleError::TooLarge(_)), "{settled:?}");
+        let words = settled.to_string();
+        assert!(words.contains("70000000 bytes"), "{words}");
+        assert!(!words.contains("for now"), "{words}");
+    }
 }

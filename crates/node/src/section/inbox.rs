@@ -228,6 +228,7 @@ fn settle_error(core: &Core, tokens: &[String], error: SettleError) -> ApiError 
     match error {
         SettleError::Action(error) => ApiError::bad_request(error.to_string()),
         SettleError::Task(error) => ApiError::bad_request(error.to_string()),
+        error @ SettleError::TooLarge(_) => ApiError::bad_request(error.to_string()),
         SettleError::Later(why) | SettleError::StoreFull(why) => super::full(&why),
         SettleError::Limited { words, retry_after } => super::limited(&words, retry_after),
         SettleError::Lapsed => {

@@ -79,6 +79,7 @@ pub(crate) fn queue_error(error: QueueError) -> ApiError {
         )
         .hint(error::WAITERS.hint),
         QueueError::Store(StoreError::Full { .. }) => full(&error.to_string()),
+        QueueError::Store(StoreError::TooLarge { .. }) => ApiError::bad_request(error.to_string()),
         other => ApiError::internal("queue", &other),
     }
 }
