@@ -254,6 +254,10 @@ codes! {
     HOOK_ORDER = "W0414" "hooks in an unusual order",
         "Hooks run in the order of the list. The order that holds for most is validate, rateLimit, enrich, policy, record: what is no proper message should cost no tokens, what is over the limit no work, policy should see what enrich made, and the record what really goes on.",
         "Put them in that order, unless the other one is meant.";
+    #[warning]
+    NO_RECEIVER = "W0415" "nobody gets it",
+        "What a webhook brings goes to a topic that no agent of this fleet has and no target: its sender is told that there is no route.",
+        "Add the topic to the `topics` of an agent, or correct it.";
     SECRET_MISSING = "E0501" "secret not found",
         "A secret that an agent needs is not declared in the fleet, or what its declaration points at does not exist.",
         "Declare it under `spec.secrets` of the fleet.yaml and set the variable or file that the declaration names.";

@@ -12,6 +12,7 @@ use super::{
     order,
     problem::{Problem, Problems},
     source::Place,
+    webhooks,
 };
 
 /// What the agents are checked against.
@@ -22,6 +23,7 @@ pub(crate) struct Surroundings<'a> {
     pub has_fleet: bool,
     pub max_replicas: u32,
     pub quota_at: &'a Place,
+    pub webhooks: &'a webhooks::Places,
 }
 
 pub(crate) fn check(drafts: &[Draft], around: &Surroundings<'_>, problems: &mut Problems) {
@@ -30,6 +32,7 @@ pub(crate) fn check(drafts: &[Draft], around: &Surroundings<'_>, problems: &mut 
     sources(drafts, around, problems);
     ports(drafts, problems);
     quota(drafts, around, problems);
+    webhooks(drafts, around, problems);
 }
 
 fn names(drafts: &[Draft], problems: &mut Problems) {
@@ -120,6 +123,34 @@ fn sources(drafts: &[Draft], around: &Surroundings<'_>, problems: &mut Problems)
         };
         let message = format!("source `{name}` is not declared");
         problems.push(Problem::at_place(&codes::UNKNOWN_SOURCE, place, message).hint(hint));
+    }
+}
+
+/// A target has an inbox like an agent, so it has a name like one; and what comes in is for somebody.
+fn webhooks(drafts: &[Draft], around: &Surroundings<'_>, problems: &mut Problems) {
+    let places = around.webhooks;
+    for (name, place) in &places.targets {
+        if let Some(agent) = drafts.iter().find(|draft| draft.spec.name == *name) {
+            let there = &agent.places.name;
+            let message = format!("a target and an agent are both called `{name}`");
+            let problem = Problem::at_place(&codes::DUPLICATE_AGENT, place, message)
+                .related(&there.file, there.span, "the agent is here")
+                .hint("give the target another name: messages to it go to its inbox, as to an agent's");
+            problems.push(problem);
+        }
+    }
+    if around.incomplete {
+        return;
+    }
+    for (topic, place) in &places.emitted {
+        let has = |topics: &[String]| topics.contains(topic);
+        if !has(&places.taken) && !drafts.iter().any(|draft| has(&draft.spec.topics)) {
+            let message = format!("no agent and no target gets topic `{topic}`");
+            let known = drafts.iter().flat_map(|draft| &draft.spec.topics);
+            let hint = near(topic, known.map(String::as_str));
+            let hint = hint.map(|near| format!("did you mean `{near}`?"));
+            problems.push(Problem::at_place(&codes::NO_RECEIVER, place, message).maybe_hint(hint));
+        }
     }
 }
 

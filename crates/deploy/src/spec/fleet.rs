@@ -15,6 +15,7 @@ use super::{
     },
     source::Place,
     view::View,
+    webhooks,
 };
 
 /// An agent that a fleet lists.
@@ -37,6 +38,7 @@ pub(crate) struct Settings {
     pub quota: QuotaSpec,
     /// The quota, or the list of agents.
     pub quota_at: Place,
+    pub webhooks_at: webhooks::Places,
 }
 
 /// The `secrets` and `config` of a fleet.
@@ -158,6 +160,7 @@ pub(crate) fn settings(root: View<'_>, cx: &mut Cx<'_>) -> Settings {
             max_replicas: quota.int().unwrap_or(defaults::QUOTA_MAX_REPLICAS),
         },
         quota_at: cx.place(quota_at.span()),
+        webhooks_at: webhooks::places(spec.get("messaging").get("webhooks"), cx),
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     problem::{Problem, Problems},
     source::Place,
     view::View,
+    webhooks,
 };
 
 /// A fleet without errors.
@@ -99,6 +100,7 @@ fn load(
         has_fleet: document.kind == Kind::Fleet,
         max_replicas: settings.quota.max_replicas,
         quota_at: &settings.quota_at,
+        webhooks: &settings.webhooks_at,
     };
     cross::check(&drafts, &around, problems);
     let ports = cross::host_ports(&drafts)
@@ -137,6 +139,7 @@ fn fleet_of_one(document: &Document, drafts: &[Draft]) -> Settings {
             max_replicas: defaults::QUOTA_MAX_REPLICAS,
         },
         quota_at: document::top(&document.file),
+        webhooks_at: webhooks::Places::default(),
     }
 }
 

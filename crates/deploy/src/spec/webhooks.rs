@@ -9,6 +9,7 @@ use super::{
     codes,
     context::Cx,
     model::{BreakerSpec, EmitSpec, InboundSpec, OutboundSpec, ProfileKind, WebhooksSpec},
+    source::Place,
     view::View,
 };
 
@@ -24,6 +25,45 @@ const CONCURRENCY: u32 = 4;
 const FAILURES: u32 = 5;
 /// How long it stays open.
 const OPEN_FOR: Duration = Duration::from_secs(30);
+
+/// Where webhooks name what agents have to do with.
+#[derive(Default)]
+pub(crate) struct Places {
+    /// The name of every target.
+    pub targets: Vec<(Name, Place)>,
+    /// The topic that a sender's events go to, or that their tasks are for.
+    pub emitted: Vec<(String, Place)>,
+    /// The topics that targets get.
+    pub taken: Vec<String>,
+}
+
+/// Reads where `spec.messaging.webhooks` names what.
+pub(crate) fn places(view: View<'_>, cx: &Cx<'_>) -> Places {
+    let mut places = Places::default();
+    // What is no topic is told where it is read.
+    let is_topic = |text: &String| {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-/".contains(&byte);
+        text.bytes().all(good)
+    };
+    for item in view.get("inbound").items() {
+        let topic = item.get("topic");
+        let text = topic.string().filter(is_topic);
+        let found = text.map(|text| (text, cx.place(topic.span())));
+        places.emitted.extend(found);
+    }
+    for item in view.get("outbound").items() {
+        let name = item.get("name");
+        places.targets.extend(
+            name.text()
+                .and_then(|text| Name::new(text).ok())
+                .map(|found| (found, cx.place(name.span()))),
+        );
+        places
+            .taken
+            .extend(item.get("topics").items().filter_map(View::string));
+    }
+    places
+}
 
 /// Reads `spec.messaging.webhooks`.
 pub(crate) fn read(view: View<'_>, cx: &mut Cx<'_>) -> WebhooksSpec {
