@@ -25,6 +25,14 @@ const AT_ONCE: usize = 64;
 const REST: u32 = 4;
 /// The longest such wait.
 const REST_MAX: Duration = Duration::from_secs(2);
+/// The shortest one after an introduction of which something was not taken: each of those is told in the journal.
+const REST_OBJECTED: Duration = Duration::from_secs(1);
+
+/// Whether something of an introduction was not taken.
+enum Objections {
+    None,
+    Some,
+}
 
 #[derive(Serialize, Deserialize)]
 struct RoutesRecord {
@@ -66,15 +74,19 @@ impl Peers {
         let begun = clock.mono();
         let taken = self.take_introduction((place, configured), said).await;
         let now = clock.mono();
-        *turn = now + ((now - begun) * REST).min(REST_MAX);
-        taken
+        let mut rest = ((now - begun) * REST).min(REST_MAX);
+        if !matches!(taken, Ok(Objections::None)) {
+            rest = rest.max(REST_OBJECTED);
+        }
+        *turn = now + rest;
+        taken.map(drop)
     }
 
     async fn take_introduction(
         &self,
         (place, configured): (usize, &Arc<Peer>),
         said: Bytes,
-    ) -> Result<(), PeerError> {
+    ) -> Result<Objections, PeerError> {
         let spec = &configured.config.spec;
         let peer = &spec.name;
         let failed = |problem: String| PeerError::Introduction {
@@ -147,7 +159,10 @@ impl Peers {
         );
         verdicts.await.map_err(|error| failed(error.to_string()))?;
         self.0.routes.learn(place, taken);
-        Ok(())
+        Ok(match objections.is_empty() {
+            true => Objections::None,
+            false => Objections::Some,
+        })
     }
 
     fn tell(
@@ -157,8 +172,9 @@ impl Peers {
         taken: &[Route],
         objections: &mut Vec<(String, String)>,
     ) {
-        for (agent, problem) in objections.iter() {
-            tracing::warn!(%peer, agent, problem, "an agent of a peer was not taken");
+        if let Some((agent, problem)) = objections.first() {
+            let count = objections.len();
+            tracing::warn!(%peer, count, agent, problem, "agents of a peer were not taken; this is the first");
         }
         objections.truncate(OBJECTIONS);
         let event = Event::Introduced {

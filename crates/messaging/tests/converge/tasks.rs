@@ -161,6 +161,60 @@ async fn a_claim_that_is_not_renewed_ends_after_its_time() {
     );
 }
 
+/// A claim is for a length of time: a wall clock that steps neither ends it nor makes it longer, and the time of a task
+/// that waits for another try passes all the same.
+#[tokio::test]
+async fn a_wall_clock_that_steps_neither_ends_a_claim_nor_lengthens_it() {
+    let day = Duration::from_secs(86_400);
+    let millis = Duration::from_millis;
+    for forward in [true, false] {
+        let world = World::new().await;
+        let step = |world: &World| {
+            let now = world.clock.wall();
+            world
+                .clock
+                .jump_wall(if forward { now + day } else { now - day });
+        };
+        let id = world.submit(short()).await;
+        let claimed = world.claim("a").await.unwrap();
+        world.pass(millis(40)).await;
+        step(&world);
+        world.pass(millis(40)).await;
+        assert_eq!(world.state(id).await, TaskState::Claimed, "{forward}");
+        assert!(world.claim("b").await.is_none(), "{forward}");
+        let renewed = world.tasks.renew(&worker("a"), claimed.token).await;
+        assert_eq!(renewed.unwrap(), TTL, "{forward}");
+        step(&world);
+        world.pass(millis(90)).await;
+        assert_eq!(world.state(id).await, TaskState::Claimed, "{forward}");
+        world.pass(TTL).await;
+        let again = world.claim("b").await.unwrap();
+        assert_eq!(again.task.attempts, 2, "{forward}");
+        let late = world
+            .tasks
+            .report(&worker("a"), claimed.token, json!(1))
+            .await;
+        assert!(matches!(late, Err(TaskError::Lapsed { .. })), "{late:?}");
+        // Back for another try, with a clock that steps while it waits.
+        let failing = Failing::Again(Some(Duration::from_secs(5)));
+        world
+            .tasks
+            .fail(&worker("b"), again.token, "not now", failing)
+            .await
+            .unwrap();
+        step(&world);
+        world.pass(Duration::from_secs(4)).await;
+        assert!(world.claim("c").await.is_none(), "{forward}");
+        world.pass(Duration::from_secs(2)).await;
+        let third = world.claim("c").await.unwrap();
+        let reported = world
+            .tasks
+            .report(&worker("c"), third.token, json!(3))
+            .await;
+        assert!(reported.is_ok(), "{reported:?}");
+    }
+}
+
 /// T2 (task claim TTL): what one worker left, another one finishes.
 #[tokio::test]
 async fn a_second_worker_finishes_what_the_first_left() {

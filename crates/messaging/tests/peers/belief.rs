@@ -366,3 +366,40 @@ async fn a_flood_of_messages_that_are_turned_back_is_a_bounded_number_of_entries
     assert_eq!(body(&more[0])["peer"], "a");
     node.crash().await;
 }
+
+/// Each introduction of which something is not taken is told; so they come one a second, however fast the peer says them.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_introduces_what_is_not_taken_without_end_is_slowed_down() {
+    let (a, b) = people();
+    let (node, reception) = begin(&a, &b, memory("b", SystemClock::shared())).await;
+    let begun = tokio::time::Instant::now();
+    for _ in 0..20 {
+        let said = a.introduction(&node.clock);
+        (reception.introduced)(a.spec(), said).await.unwrap();
+    }
+    assert_eq!(
+        begun.elapsed(),
+        Duration::ZERO,
+        "nothing is wrong with these"
+    );
+    assert_eq!(node.journal("peer.introduced").await.len(), 1);
+    let mut thief = a.clone();
+    let sink = (name("sink"), Identity::generate().unwrap(), Vec::new());
+    thief.agents.push(sink);
+    for _ in 0..20 {
+        let said = thief.introduction(&node.clock);
+        (reception.introduced)(a.spec(), said).await.unwrap();
+    }
+    (reception.introduced)(a.spec(), vec![0xff; 9].into())
+        .await
+        .unwrap_err();
+    let end = (reception.introduced)(a.spec(), a.introduction(&node.clock)).await;
+    end.unwrap();
+    assert!(
+        begun.elapsed() >= Duration::from_secs(21),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(node.journal("peer.objected").await.len(), 20);
+    node.crash().await;
+}
