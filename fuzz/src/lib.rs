@@ -13,6 +13,7 @@ use volary_messaging::{
     frame::{self, SealedMessage, Trust},
     transport::tcp::control,
 };
+use volary_store::journal::{ArchiveReader, ArchiveTrust, ArchiveWriter};
 
 /// PKCS#8 of the private key of RFC 8032, section 7.1, test 1: known to everybody, and so good for a corpus.
 const KEY: [u8; 48] = [
@@ -23,9 +24,14 @@ const KEY: [u8; 48] = [
 /// Largest frame that the control stream may carry here.
 pub const FRAME_BYTES: usize = 1 << 16;
 
+/// The key that signed what is in the corpus.
+pub fn key() -> SigningKey {
+    SigningKey::from_pkcs8(&KEY).expect("the key of the RFC")
+}
+
 /// The identity that sealed what is in the corpus.
 pub fn identity() -> Identity {
-    Identity::from_key(SigningKey::from_pkcs8(&KEY).expect("the key of the RFC"))
+    Identity::from_key(key())
 }
 
 /// A message: what decodes is canonical, and reads back as the same.
@@ -130,5 +136,36 @@ pub fn actions(input: &[u8]) {
     assert_eq!(format!("{cut:?}"), format!("{whole:?}"));
     if let Ok(actions) = whole {
         assert!(actions.len() <= limits.max_actions && input.len() <= limits.max_bytes);
+    }
+}
+
+/// An exported journal: it is found good only as a whole, and what is good under our key is what we write.
+pub fn archive(input: &[u8]) {
+    // Whoever signed it: nothing panics.
+    if let Ok(reader) = ArchiveReader::open(input, ArchiveTrust::Stated) {
+        let _whether_it_is_whole = reader.verify();
+    }
+    let key = key();
+    let Ok(mut reader) = ArchiveReader::open(input, ArchiveTrust::Key(key.public())) else {
+        return;
+    };
+    let header = reader.header().clone();
+    let mut rows = Vec::new();
+    loop {
+        match reader.next_row() {
+            Ok(Some(row)) => rows.push(row),
+            Ok(None) => break,
+            Err(_) => return,
+        }
+    }
+    assert_eq!(reader.summary().entries, rows.len() as u64);
+    if let (Some(at), Some(filter)) = (header.at, header.filter) {
+        let mut writer = ArchiveWriter::begin(Vec::new(), header.node, &key, at, filter)
+            .expect("a vector takes everything");
+        for row in rows {
+            writer.add(row).expect("it was read in this order");
+        }
+        let (summary, written) = writer.finish(&key).expect("a vector takes everything");
+        assert_eq!((&summary, &*written), (reader.summary(), input));
     }
 }

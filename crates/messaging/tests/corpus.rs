@@ -7,6 +7,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use volary_kernel::{
     clock::Timestamp,
     id::{Name, SpanId, Tenant, TraceId, Uid},
@@ -17,13 +18,17 @@ use volary_messaging::{
     frame::{self, Trust},
     transport::tcp::control::{self, Code, Control, Durable, Greeting},
 };
+use volary_store::{
+    JournalRow, Seq,
+    journal::{ArchiveReader, ArchiveRow, ArchiveTrust, ArchiveWriter},
+};
 
 #[path = "../../../fuzz/src/lib.rs"]
 mod properties;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 8] = [
     ("message", properties::message),
     ("frame", properties::frame),
     ("sealed", properties::sealed),
@@ -31,6 +36,7 @@ const TARGETS: [Target; 7] = [
     ("descriptor", properties::descriptor),
     ("introduction", properties::introduction),
     ("actions", properties::actions),
+    ("archive", properties::archive),
 ];
 
 const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
@@ -133,6 +139,33 @@ fn units(frame: &Bytes) -> Vec<(&'static str, Control)> {
     ]
 }
 
+/// An archive of as many entries; the second has a seal and a body that is no line of JSON.
+fn archive(count: u8) -> Bytes {
+    let (key, node) = (properties::key(), name("north"));
+    let filter = RawValue::from_string("{\"agent\":\"a\"}".to_owned()).unwrap();
+    let mut writer = ArchiveWriter::begin(Vec::new(), node.clone(), &key, NOW, filter).unwrap();
+    for number in 0..count {
+        let odd = number % 2 == 1;
+        let row = JournalRow {
+            seq: Seq(u64::from(number) * 3 + 1),
+            at: NOW + Duration::from_millis(number.into()),
+            node: node.clone(),
+            kind: "message.received".to_owned(),
+            tenant: Tenant::default(),
+            agent: odd.then(|| name("a")),
+            trace: Some(TraceId::from_bytes([7; 16]).unwrap()),
+            cause: odd.then_some(Seq(1)),
+            body: match odd {
+                true => Bytes::from_static(&[0, 255, 10]),
+                false => Bytes::from_static(b"{\"v\":1, \"n\" :2}"),
+            },
+        };
+        let sealed = odd.then(|| Bytes::from_static(b"seal"));
+        writer.add(ArchiveRow { row, sealed }).unwrap();
+    }
+    writer.finish(&key).unwrap().1.into()
+}
+
 /// The inputs that decode: target, name, bytes.
 fn made() -> Vec<(&'static str, String, Bytes)> {
     let identity = properties::identity();
@@ -160,6 +193,9 @@ fn made() -> Vec<(&'static str, String, Bytes)> {
         let all = agents.into_iter().map(descriptor).collect();
         let bytes = Introduction::new(all).unwrap().encode();
         made.push(("introduction", what, bytes));
+    }
+    for count in [0, 1, 3] {
+        made.push(("archive", format!("of-{count}"), archive(count)));
     }
     let lines: [(&str, &str); 3] = [
         (
@@ -225,6 +261,10 @@ fn every_made_input_decodes_so_that_the_targets_reach_their_assertions() {
                 SignedDescriptor::decode(&bytes).is_ok_and(|signed| signed.open(NOW).is_ok())
             }
             "introduction" => Introduction::decode(&bytes).is_ok(),
+            "archive" => {
+                let trust = ArchiveTrust::Key(properties::key().public());
+                ArchiveReader::open(&*bytes, trust).is_ok_and(|reader| reader.verify().is_ok())
+            }
             _ => true,
         };
         assert!(decodes, "{target} {what}");

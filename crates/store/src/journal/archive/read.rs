@@ -135,8 +135,10 @@ impl<R: BufRead> ArchiveReader<R> {
         if self.summary.entries != last.entries || hex::encode(self.chain) != last.hash {
             return Err(bad(self.number, "entries are missing before the signature"));
         }
+        // One text for one signature: digits in lower case only, as they are written.
         let signature = hex::decode(&last.signature)
             .ok()
+            .filter(|bytes| hex::encode(bytes) == last.signature)
             .and_then(|bytes| Signature::try_from(bytes).ok());
         let signature =
             signature.ok_or_else(|| bad(self.number, "the signature is not 64 bytes in hex"))?;
