@@ -17,7 +17,7 @@ use volary::{
         replay::{self, Signers},
     },
     store::{
-        Seq,
+        Seq, StoreError,
         journal::{self, ExportError, ExportSummary, VerifyReport},
     },
 };
@@ -220,6 +220,12 @@ fn summary_document(summary: &ExportSummary) -> serde_json::Value {
 // --- export ----------------------------------------------------------------------------------
 
 fn export(context: &Context, state: &Path, arguments: &Export) -> Outcome {
+    if let (Some(from), Some(to)) = (arguments.from, arguments.to)
+        && from > to
+    {
+        let problem = format!("--from {from} is after --to {to}: nothing is between them");
+        return Err(CliError::new(codes::USAGE, problem));
+    }
     let key = node_key(state)?;
     let write = |out: &mut dyn Write| match arguments.query() {
         None => whole_journal(state, &key, arguments.from_seq.map(Seq), out),
@@ -420,6 +426,9 @@ fn failed(failed: Failed, place: &str) -> CliError {
         Failed::Told(error) => error,
         Failed::Output(error) => {
             CliError::new(codes::OUTPUT, format!("cannot write {place}")).because(&error)
+        }
+        Failed::Journal(ExportError::Store(StoreError::Invalid(problem))) => {
+            CliError::new(codes::USAGE, problem)
         }
         Failed::Journal(error) => {
             CliError::new(codes::DAMAGED, "the journal cannot be exported").because(&error)

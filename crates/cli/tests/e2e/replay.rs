@@ -102,6 +102,52 @@ fn check_marked(first: &[Value], again: &[Value]) {
     }
 }
 
+/// What is chosen by number and by time is what is written, and what cannot be chosen is said in words.
+fn check_choices(fleet: &Fleet) {
+    let whole = fleet.env.read("archive");
+    let rows: Vec<Value> = whole.lines().map(document).collect();
+    let rows: Vec<&Value> = rows.iter().filter(|row| row["seq"].is_u64()).collect();
+    let at = |row: usize| rows[row]["at"].as_str().unwrap();
+    let chosen = |more: &[&str]| -> Vec<Value> {
+        let export = ["journal", "export", "-C", "fleet", "--agent", "worker"];
+        let out = fleet.env.run([&export[..], more].concat()).ok().stdout;
+        let lines = out.lines().map(document);
+        lines.filter(|row| row["seq"].is_u64()).collect()
+    };
+    // Both ends belong to it.
+    let wanted: Vec<_> = rows
+        .iter()
+        .filter(|row| (at(1)..=at(3)).contains(&row["at"].as_str().unwrap()))
+        .map(|row| &row["seq"])
+        .collect();
+    let found = chosen(&["--from", at(1), "--to", at(3)]);
+    let found: Vec<_> = found.iter().map(|row| &row["seq"]).collect();
+    assert_eq!(found, wanted);
+    let third = rows[2]["seq"].as_u64().unwrap();
+    assert_eq!(
+        chosen(&["--from-seq", &third.to_string()]).len(),
+        rows.len() - 2
+    );
+    let past = chosen(&["--from-seq", "18446744073709551615"]);
+    assert_eq!(past.len(), 0);
+    for (arguments, words) in [
+        (
+            &["--from", at(3), "--to", "2001-01-01T00:00:00Z"][..],
+            "is after --to",
+        ),
+        (
+            &["--from-seq", "9223372036854775808"],
+            "the journal ends with",
+        ),
+        (&["--from-seq", "1000000"], "the journal ends with"),
+    ] {
+        let export = ["journal", "export", "-C", "fleet"];
+        let refused = fleet.env.run([&export[..], arguments].concat()).code(64);
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        assert_eq!(refused.stdout, "");
+    }
+}
+
 #[test]
 fn messages_are_taken_away_taken_in_elsewhere_and_fed_again_under_their_own_keys() {
     let fleet = fleet();
@@ -148,6 +194,7 @@ fn messages_are_taken_away_taken_in_elsewhere_and_fed_again_under_their_own_keys
     run(&["journal", "verify", "-C", "fleet", "archive"]).ok();
 
     check_refusals(&fleet);
+    check_choices(&fleet);
 
     // Elsewhere: another key, unless it is accepted; then a plan, and messages into an inbox.
     let other = self::fleet();

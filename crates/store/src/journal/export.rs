@@ -30,7 +30,8 @@ const EXPORTING: &str = "exporting the journal";
 /// running node. Blocks.
 ///
 /// # Errors
-/// [`ExportError::Store`] for a database that cannot be read or has no entry `from`; [`ExportError::Io`].
+/// [`ExportError::Store`] for a database that cannot be read, and for a `from` that is more than one past its last entry;
+/// [`ExportError::Io`].
 pub fn export(
     database: &Path,
     key: &SigningKey,
@@ -44,6 +45,14 @@ pub fn export(
     let node =
         Name::new(&found.node).map_err(|error| StoreError::corrupt(error.to_string(), None))?;
     let from = from.max(found.cut.seq.next());
+    let last: Option<i64> = conn
+        .query_row("SELECT max(seq) FROM journal", [], |row| row.get(0))
+        .map_err(error)?;
+    let last = last.map_or(found.cut.seq, |last| Seq(last.cast_unsigned()));
+    if from > last.next() {
+        let problem = format!("there is no entry {from}: the journal ends with {last}");
+        return Err(StoreError::invalid(problem).into());
+    }
     let before = "SELECT hash FROM journal WHERE seq = ?1";
     let previous = if from == found.cut.seq.next() {
         found.cut.hash.to_vec()

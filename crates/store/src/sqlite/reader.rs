@@ -178,7 +178,9 @@ pub(crate) fn journal(
 
 fn query(from: Seq, filter: &Filter, limit: usize) -> (String, Vec<Value>) {
     let mut sql = format!("SELECT {} FROM journal WHERE seq >= ?", rows::JOURNAL);
-    let mut values = vec![Value::Integer(from.0.cast_signed())];
+    // No entry has a number that large; a negative one would mean all of them.
+    let from = i64::try_from(from.0).unwrap_or(i64::MAX);
+    let mut values = vec![Value::Integer(from)];
     if !filter.kinds.is_empty() {
         sql.push_str(" AND (0");
         for kind in &filter.kinds {

@@ -2,7 +2,7 @@
 
 use volary_kernel::sign::SigningKey;
 use volary_store::{
-    Batch, Seq, Store as _,
+    Batch, Filter, Seq, Store as _,
     journal::{ExportError, export, verify_export},
 };
 
@@ -54,6 +54,33 @@ async fn an_export_verifies_from_any_entry_on() {
             "JSON stands as it is: {text}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_export_from_where_the_journal_has_no_entry_is_empty_or_refused_in_words() {
+    let (bench, _) = exported(Seq(1)).await;
+    let (database, key) = (bench.database(), &bench.key);
+    let mut out = Vec::new();
+    let summary = export(&database, key, Seq(11), &mut out).unwrap();
+    assert_eq!((summary.entries, summary.last), (0, None));
+    let read = verify_export(out.as_slice(), &key.public()).unwrap();
+    assert_eq!(read, summary);
+    for from in [12, i64::MAX as u64, 1 << 63, u64::MAX] {
+        let mut out: Vec<u8> = Vec::new();
+        let refused = export(&database, key, Seq(from), &mut out).unwrap_err();
+        let words = refused.to_string();
+        assert!(
+            words.contains("the journal ends with 10"),
+            "{from}: {words}"
+        );
+        assert!(out.is_empty(), "{from}");
+    }
+    let store = bench.open().await;
+    for from in [11, i64::MAX as u64, 1 << 63, u64::MAX] {
+        let page = store.read(Seq(from), &Filter::default(), 10).await.unwrap();
+        assert_eq!((page.rows.len(), page.end), (0, true), "{from}");
+    }
+    store.close().await;
 }
 
 #[tokio::test]

@@ -471,3 +471,38 @@ async fn processes_that_are_killed_harm_no_other_and_lose_nothing_acknowledged()
     store.close().await;
     assert!(verify(&database, &key.public()).unwrap().is_ok());
 }
+
+/// Who is killed in the middle of a head write leaves a torn slot, the newer one, in a file that others go on with.
+#[tokio::test]
+async fn a_head_that_was_torn_by_who_was_killed_is_written_anew_by_the_others() {
+    let bench = Bench::new();
+    let (one, other) = (open(&bench).await, open(&bench).await);
+    let head = bench.dir.path().join("volary.db.head");
+    for round in 0..6 {
+        let dying = if round % 2 == 0 { &one } else { &other };
+        let living = if round % 2 == 0 { &other } else { &one };
+        let before = std::fs::read(&head).unwrap();
+        write(dying, "dying", &round.to_string()).await.unwrap();
+        let mut torn = std::fs::read(&head).unwrap();
+        // What changed is the slot that was written; its second half does not arrive.
+        let changed = |at: &usize| torn[*at] != before[*at];
+        let places: Vec<usize> = (0..torn.len()).filter(changed).collect();
+        let first = *places.first().unwrap();
+        for place in places.iter().filter(|place| **place > first + 100) {
+            torn[*place] = before[*place];
+        }
+        let file = std::fs::OpenOptions::new().write(true).open(&head).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &torn, 0).unwrap();
+        let key = bench.key.public();
+        let report = verify(&bench.database(), &key).unwrap();
+        assert!(report.is_ok() && report.unacknowledged == 1, "{report:?}");
+        write(living, "living", &round.to_string()).await.unwrap();
+        let report = verify(&bench.database(), &key).unwrap();
+        assert!(report.is_ok() && report.unacknowledged == 0, "{report:?}");
+    }
+    one.close().await;
+    other.close().await;
+    let store = open(&bench).await;
+    assert_eq!(*store.head().borrow(), Seq(12));
+    store.close().await;
+}
