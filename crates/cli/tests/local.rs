@@ -252,3 +252,22 @@ fn a_journal_that_cannot_be_looked_at_is_not_called_absent() {
     let unseen = env.run(["journal", "verify", "--state", "file"]).code(1);
     assert!(unseen.stderr.contains("V8002"), "{}", unseen.stderr);
 }
+
+/// Another node that is given a name which this one does not have would turn its messages away, and nobody knew why.
+#[test]
+fn a_node_whose_manifest_cannot_be_read_has_no_entry_for_its_peers() {
+    let env = env();
+    env.write("fleet/fleet.yaml", "kind: Fleet\nspec: {agents: [./a]");
+    let refused = env
+        .run(["identity", "peer", "fleet", "--address", "east:7400"])
+        .code(65);
+    assert_eq!(refused.stdout, "");
+    assert!(refused.stderr.contains("V8007"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("volary validate"),
+        "{}",
+        refused.stderr
+    );
+    // The key alone can be had.
+    env.run(["identity", "show", "fleet"]).ok();
+}

@@ -135,6 +135,15 @@ impl Core {
         self.claims.lock().sweep(self.clock.mono())
     }
 
+    /// Messages that wait for peers that are not in the manifest any more, by peer.
+    pub fn stranded(&self) -> impl Iterator<Item = (String, usize)> {
+        let waiting = self.queues.unopened().into_iter();
+        waiting.filter_map(|(queue, items)| {
+            let peer = queue.strip_prefix("outbox/")?;
+            Some((peer.to_owned(), items))
+        })
+    }
+
     /// The replicas as operators see them.
     pub(crate) fn replica_views(&self) -> Vec<ReplicaView> {
         let view =

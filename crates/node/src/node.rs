@@ -172,10 +172,7 @@ impl Node {
 
     /// Says what waits for peers that are not in the manifest any more: nothing carries it, until they are there again.
     async fn tell_stranded(&self) -> Result<(), NodeError> {
-        for (queue, items) in self.core.queues.unopened() {
-            let Some(peer) = queue.strip_prefix("outbox/") else {
-                continue;
-            };
+        for (peer, items) in self.core.stranded() {
             tracing::warn!(
                 peer,
                 items,

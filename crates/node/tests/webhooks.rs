@@ -4,8 +4,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 use volary::{
@@ -270,21 +271,91 @@ async fn target(
     )]
     tokio::task::spawn(async move {
         for answer in answers {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
-            while !request.ends_with(b"\"hello\"") {
-                let mut piece = [0; 1024];
-                let count = stream.read(&mut piece).await.unwrap();
-                request.extend_from_slice(&piece[..count]);
-            }
-            told.send(String::from_utf8(request).unwrap())
-                .await
-                .unwrap();
-            let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            told.send(serve(stream, answer).await).await.unwrap();
         }
     });
     (address, sent)
+}
+
+/// Answers one request, and says what it was.
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> String {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\"hello\"") {
+        let mut piece = [0; 1024];
+        let count = stream.read(&mut piece).await.unwrap();
+        assert!(count > 0, "the request ends early");
+        request.extend_from_slice(&piece[..count]);
+    }
+    let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    String::from_utf8(request).unwrap()
+}
+
+const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+
+/// A target behind TLS, as `localhost`; whoever does not like its certificate is nobody to it.
+async fn tls_target() -> (u16, tokio::sync::mpsc::Receiver<String>) {
+    let read = |name: &str| std::fs::read(format!("{CERTIFICATES}/{name}")).unwrap();
+    let chain = CertificateDer::pem_slice_iter(&read("server.pem"))
+        .collect::<Result<Vec<_>, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&read("server-key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (told, sent) = tokio::sync::mpsc::channel(16);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a peer of the test's own, gone with its runtime"
+    )]
+    tokio::task::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            if let Ok(stream) = acceptor.accept(stream).await {
+                told.send(serve(stream, "200 OK").await).await.unwrap();
+            }
+        }
+    });
+    (port, sent)
+}
+
+/// Over TLS, the certificates of `caFile` are believed and no others, and only for the name that is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_behind_tls_gets_it_only_where_its_certificate_is_believed() {
+    let (port, mut sent) = tls_target().await;
+    let more = "secretName: hooks, secretKey: key, allowPrivate: true, maxAttempts: 1";
+    let world = start(&format!(
+        "      outbound:\n        \
+         - {{name: good, topics: [a], url: \"https://localhost:{port}/hook\", caFile: {CERTIFICATES}/ca.pem, {more}}}\n        \
+         - {{name: foreign, topics: [b], url: \"https://localhost:{port}/\", caFile: {CERTIFICATES}/other-ca.pem, {more}}}\n        \
+         - {{name: misnamed, topics: [c], url: \"https://127.0.0.1:{port}/\", caFile: {CERTIFICATES}/ca.pem, {more}}}\n"
+    ))
+    .await;
+    for target in ["foreign", "misnamed"] {
+        world.send(target, "hello").await;
+    }
+    let parked = world.becomes("parking", "delivery.parked", 2).await;
+    let parked = parked.join("\n");
+    for problem in ["UnknownIssuer", "not valid for name"] {
+        assert!(parked.contains(problem), "{problem}: {parked}");
+    }
+    world.send("good", "hello").await;
+    let request = clock::timeout(LONG, sent.recv()).await.unwrap().unwrap();
+    assert!(request.starts_with("POST /hook HTTP/1.1\r\n"), "{request}");
+    assert_eq!(header(&request, "host"), format!("localhost:{port}"));
+    assert!(header(&request, "webhook-signature").starts_with("v1,"));
+    world.becomes("the ack", "delivery.acked", 1).await;
+    assert!(sent.try_recv().is_err(), "nobody else has sent anything");
+    world.node.stop(LONG).await;
 }
 
 fn header(request: &str, name: &str) -> String {

@@ -115,6 +115,7 @@ struct Own {
     keys: KeyFiles,
     fleet: Option<FleetSpec>,
     state: PathBuf,
+    dir: PathBuf,
 }
 
 impl Own {
@@ -130,7 +131,12 @@ impl Own {
         up::prepare(&state)?;
         let keys =
             KeyFiles::open(StateDir::new(&state)).map_err(|error| CliError::of_node(&error))?;
-        Ok(Self { keys, fleet, state })
+        Ok(Self {
+            keys,
+            fleet,
+            state,
+            dir,
+        })
     }
 
     fn node(&self) -> Result<Identity, CliError> {
@@ -247,10 +253,9 @@ fn peer(context: &Context, arguments: &Peer) -> Outcome {
         address.is_ok_and(|address| !address.ip().is_unspecified())
     };
     let entry = Entry {
-        name: match name.or(asked.map(|node| node.name)) {
-            Some(name) => name,
-            None => Name::new("peer").expect("the word keeps the rules of names"),
-        },
+        name: name
+            .or(asked.map(|node| node.name))
+            .ok_or_else(|| nameless(&own.dir))?,
         key: own.node()?.public().to_string(),
         address: arguments.address.clone().or(listen.filter(is_open)),
     };
@@ -273,10 +278,22 @@ fn peer(context: &Context, arguments: &Peer) -> Outcome {
     Ok(Exit::Ok)
 }
 
+/// The other side must not come to know the node by a name that it does not have.
+fn nameless(dir: &std::path::Path) -> CliError {
+    let message = format!(
+        "the name of the fleet in {} is not known: its manifests cannot be read",
+        dir.display()
+    );
+    let hint = "`volary validate` says what is wrong with them; `volary identity show` prints the key alone";
+    CliError::new(codes::MANIFEST, message).hint(hint)
+}
+
 // --- what a running node knows ---------------------------------------------------------------
 
 async fn peers(context: &Context) -> Outcome {
-    let PeerList { peers, .. } = {
+    let PeerList {
+        peers, stranded, ..
+    } = {
         let list = Node::find(context, None)?.peers().await?;
         if context.ui.json {
             context.ui.document(&list)?;
@@ -311,6 +328,19 @@ async fn peers(context: &Context) -> Outcome {
             peer.agents.into(),
             peer.address.as_deref().unwrap_or("-").into(),
             peer.last_error.as_deref().unwrap_or_default().into(),
+        ]);
+    }
+    for gone in &stranded {
+        let why = "not in messaging.peers any more; its messages go out once it is there again";
+        table.row([
+            (&gone.peer).into(),
+            Cell::styled("stranded", ui::BAD),
+            "-".into(),
+            gone.items.into(),
+            "-".into(),
+            "-".into(),
+            "-".into(),
+            why.into(),
         ]);
     }
     context.ui.line(table.render(&context.ui))?;

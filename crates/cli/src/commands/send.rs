@@ -144,6 +144,12 @@ pub fn judge(reply: &SendReply, wait: Option<Duration>) -> Outcome {
             codes::WORK_FAILED,
             format!("the work ended {}{because}", word(&ending)),
         )),
+        // It was not waited for: there is nothing to wait for.
+        (Admission::Sent, None) if wait.is_some() => Err(CliError::new(
+            codes::NO_OUTCOME,
+            format!("no outcome{because}"),
+        )
+        .hint("leave out --wait for the topics of `messaging.atMostOnce`")),
         (_, None) => match wait {
             None => Ok(Exit::Ok),
             Some(wait) => {
@@ -196,6 +202,8 @@ mod tests {
             exit(json!({"admission": "queued", "outcome": "failed"}), Some(1)),
             Exit::Failure
         );
+        assert_eq!(exit(json!({"admission": "sent"}), None), Exit::Ok);
+        assert_eq!(exit(json!({"admission": "sent"}), Some(1)), Exit::Deadline);
         assert_eq!(exit(json!({"admission": "no_route"}), None), Exit::Failure);
         assert_eq!(
             exit(json!({"admission": "refused", "reason": "full"}), None),

@@ -135,13 +135,13 @@ impl Side {
     }
 
     fn await_connected(&self) {
-        let connected =
-            || {
-                let peers = self.json(&["identity", "peers"]);
-                peers["peers"].as_array().unwrap().iter().all(|peer| {
-                    peer["state"] == "connected" && peer["agents"].as_u64().unwrap() >= 2
-                })
-            };
+        let connected = || {
+            let peers = self.json(&["identity", "peers"]);
+            peers["peers"].as_array().unwrap().iter().all(|peer| {
+                // Its operator, too, can be reached, and is no agent.
+                peer["state"] == "connected" && peer["agents"] == 2
+            })
+        };
         assert!(
             eventually(PATIENCE, connected),
             "{}: {:#}\nlog:\n{}",

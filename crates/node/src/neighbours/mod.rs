@@ -409,7 +409,8 @@ impl Neighbours {
             let words = format!("the new key is that of peer `{}`", other.name);
             return Err(AcceptError::Taken(words));
         }
-        successions::remember(&self.store, &peer.name, statement).await?;
+        let told = (&self.teller.tenant, &peer.name);
+        successions::remember(&self.store, told, statement).await?;
         peer.key = *statement.new_key();
         let taken = |error| AcceptError::Taken(format!("{error}"));
         self.book.insert(peer.clone()).map_err(taken)?;

@@ -1,8 +1,12 @@
 //! Peers whose key has changed: the statements that were accepted, `peer-key/<peer>` in the store.
 
-use volary_kernel::{Name, sign::PublicKey};
-use volary_messaging::identity::Succession;
-use volary_store::{Batch, Expect, Key, SharedStore, StoreError};
+use serde_json::json;
+use volary_kernel::{Name, Tenant, sign::PublicKey};
+use volary_messaging::{AgentId, identity::Succession};
+use volary_store::{Batch, Entry, Expect, Key, SharedStore, StoreError};
+
+/// A person has accepted that a peer's key was replaced.
+const SUCCEEDED: &str = "peer.succeeded";
 
 /// Statements that are remembered of one peer; older ones have been put into its manifest by then.
 const STATEMENTS_MAX: usize = 16;
@@ -37,10 +41,10 @@ pub(super) async fn followed(
     Ok(key)
 }
 
-/// Remembers a statement that was accepted.
+/// Remembers a statement that was accepted, and says so in the journal.
 pub(super) async fn remember(
     store: &SharedStore,
-    peer: &Name,
+    (tenant, peer): (&Tenant, &Name),
     statement: &Succession,
 ) -> Result<(), StoreError> {
     let mut all = statements(store, peer).await?;
@@ -49,6 +53,13 @@ pub(super) async fn remember(
     let lines: Vec<String> = all[first..].iter().map(ToString::to_string).collect();
     let mut tx = Batch::new();
     tx.put(key(peer), lines.join("\n").into_bytes(), Expect::Any);
+    let body = json!({
+        "v": 1,
+        "peer": peer,
+        "old": AgentId::of(statement.old()),
+        "id": AgentId::of(statement.new_key()),
+    });
+    tx.append(Entry::new(SUCCEEDED, tenant.clone(), body.to_string()));
     store.commit(tx).await.map(drop)
 }
 
@@ -70,7 +81,8 @@ mod tests {
         let keys: Vec<Identity> = (0..20).map(|_| Identity::generate().unwrap()).collect();
         for pair in keys.windows(2) {
             let statement = pair[0].hand_over(&pair[1], Timestamp::from_micros(1));
-            remember(&store, &name("east"), &statement).await.unwrap();
+            let peer = (&Tenant::default(), &name("east"));
+            remember(&store, peer, &statement).await.unwrap();
         }
         let last = keys[19].public();
         let followed = async |peer: &str, at: usize| {

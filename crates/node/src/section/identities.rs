@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{extract::Path, http::StatusCode};
+use volary_kernel::{Name, Tenant};
 use volary_messaging::{
     AgentId, Identity,
     identity::{Known, RegistryError, Succession, Voucher},
@@ -13,7 +14,7 @@ use volary_ops::{
     ApiError, Json, Operator, Route, Section,
     api::{
         AcceptRequest, IdentityList, IdentityStatus, IdentityView, InboxStats, NodeIdentity,
-        OnceView, PeerList, PeerView, RotateReply, RotateRequest,
+        OnceView, PeerList, PeerView, RotateReply, RotateRequest, StrandedView,
     },
 };
 
@@ -148,7 +149,7 @@ async fn rotate(core: &Core, request: RotateRequest) -> Result<Json<RotateReply>
     Ok(Json(reply(name, &statement)))
 }
 
-fn reply(name: volary_kernel::Name, statement: &Succession) -> RotateReply {
+fn reply(name: Name, statement: &Succession) -> RotateReply {
     RotateReply {
         name,
         old: AgentId::of(statement.old()).to_string(),
@@ -182,6 +183,13 @@ fn peers(core: &Core) -> PeerList {
             .iter()
             .map(|(spec, status)| peer(core, spec, status))
             .collect(),
+        stranded: core
+            .stranded()
+            .map(|(peer, items)| StrandedView {
+                peer,
+                items: items as u64,
+            })
+            .collect(),
     }
 }
 
@@ -190,10 +198,16 @@ fn peer(core: &Core, spec: &PeerSpec, status: &PeerStatus) -> PeerView {
         PeerState::ReceiveOnly => core.neighbours.calls_here(&spec.name),
         _ => None,
     };
+    // The operator over there speaks with the key of the node: a person is no agent.
+    let is_agent = |tenant: &Tenant, name: &Name| {
+        let known = core.neighbours.identities.named(tenant, name);
+        known.is_none_or(|(id, _)| id != AgentId::of(&spec.key))
+    };
     let agents: BTreeSet<_> = status
         .routes
         .iter()
         .map(|(tenant, name, _)| (tenant, name))
+        .filter(|(tenant, name)| is_agent(tenant, name))
         .collect();
     PeerView {
         name: spec.name.clone(),

@@ -98,6 +98,10 @@ async fn send(
     };
     match &outcome {
         Some((_, Some(why))) => reason = Some(why.clone()),
+        None if posted.admission == Admission::Sent && !wait.is_zero() => {
+            let why = "it is sent at most once: what becomes of it is not known here";
+            reason = Some(why.to_owned());
+        }
         // Done is as far as this node knows.
         Some((api::Outcome::Done, None)) => {
             let there: Vec<String> = core.neighbours.among(&posted.deliveries).collect();

@@ -86,6 +86,18 @@ pub struct PeerList {
     pub node: NodeIdentity,
     /// The peers, in the order of the manifest.
     pub peers: Vec<PeerView>,
+    /// Nodes that are no peers any more and that messages still wait for.
+    #[serde(default)]
+    pub stranded: Vec<StrandedView>,
+}
+
+/// Messages for a node that is not in `messaging.peers` any more: they go out once it is there again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StrandedView {
+    /// What the peer was called.
+    pub peer: String,
+    /// How many messages wait.
+    pub items: u64,
 }
 
 /// This node, as its peers know it.

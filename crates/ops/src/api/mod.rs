@@ -36,7 +36,7 @@ pub use self::{
     health::{CheckView, HealthDocument, HealthStatus},
     identity::{
         AcceptRequest, IdentityList, IdentityStatus, IdentityView, NodeIdentity, OnceView,
-        PeerList, PeerView, RotateReply, RotateRequest,
+        PeerList, PeerView, RotateReply, RotateRequest, StrandedView,
     },
     inbox::{
         AckReply, AckRequest, Action, InboxItem, InboxQuery, InboxReply, ItemKind, NackReply,
