@@ -97,7 +97,7 @@ async fn becomes<T: std::fmt::Debug>(
     let mut last = ask().await;
     let reached = clock::timeout(LONG, async {
         while !is_right(&last) {
-            clock::sleep(Duration::from_millis(10)).await;
+            tokio::task::yield_now().await;
             last = ask().await;
         }
     });
