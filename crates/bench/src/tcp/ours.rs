@@ -63,6 +63,7 @@ async fn connect(opaque: bool) -> Result<Ends, Failure> {
                 std::hint::black_box(messages);
                 async { answers }.boxed()
             }),
+            rejected: Arc::new(|_| async {}.boxed()),
             introduction: watch::channel(Bytes::new()).1,
         },
         net: Net::tokio(),
