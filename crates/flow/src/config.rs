@@ -19,6 +19,9 @@ pub struct Limits {
     pub chunks_per_trace: usize,
     /// How often a trace may go over edges that close a cycle. Default 64.
     pub hops: u32,
+    /// How many flows may be in the middle of calling one another, the first not counted; a call beyond it is refused.
+    /// Default 16.
+    pub depth: u32,
     /// Deadline of a trace that names none. Default none.
     pub default_deadline: Option<Duration>,
     /// How long what nobody has fetched is kept after a trace ended. Default 60 s.
@@ -36,6 +39,7 @@ impl Default for Limits {
             messages_per_trace: 1_024,
             chunks_per_trace: 64,
             hops: 64,
+            depth: 16,
             default_deadline: None,
             result_ttl: Duration::from_secs(60),
             results: 10_000,

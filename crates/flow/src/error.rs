@@ -222,6 +222,9 @@ pub enum EmitError {
     /// Only of `emit_nowait`: the tenant's queue at the ingress is full.
     #[error("the queue of this tenant is full")]
     Full,
+    /// The flow was called by a node of a flow that was called, and so on: more often than its limits allow.
+    #[error("flows call one another more than {0} deep")]
+    TooDeep(u32),
     /// The deadline had passed before there was room.
     #[error("the deadline passed before there was room")]
     DeadlineExceeded,

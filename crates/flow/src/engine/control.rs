@@ -6,11 +6,11 @@ use volary_kernel::Name;
 
 use super::{shared::Shared, trace::Trace};
 use crate::{
-    observe::FlowEventKind,
+    observe::{FlowEventKind, metrics},
     outcome::{CancelReport, Outcome},
 };
 
-/// What waits and runs where.
+/// What waits and runs where in a flow, at about the same moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Depths {
     /// Per node of the plan.
@@ -22,12 +22,15 @@ pub struct Depths {
 /// What waits and runs at a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeDepth {
+    /// The node.
     pub node: Name,
-    /// Messages in its queue.
+    /// Messages that wait for it in its queue.
     pub queued: usize,
-    /// Attempts that wait for something.
+    /// Messages that wait for their next attempt.
+    pub backing_off: usize,
+    /// Attempts under way that wait for something.
     pub running: usize,
-    /// Outputs that find no room, and messages in back-off.
+    /// Outputs of it that wait for room at the next node.
     pub waiting: usize,
 }
 
@@ -38,12 +41,24 @@ impl Shared {
             node: plan.name.clone(),
             queued: node.gate(|gate| gate.inbox.len()),
             running: node.running.load(Ordering::Relaxed) as usize,
+            backing_off: node.backing_off.load(Ordering::Relaxed) as usize,
             waiting: node.waiting.load(Ordering::Relaxed) as usize,
         });
         Depths {
             nodes: nodes.collect(),
             traces: self.live(),
         }
+    }
+
+    /// Shows the depths as gauges.
+    pub(crate) fn show(&self) {
+        let depths = self.depths();
+        let of = |node: &NodeDepth| metrics::NodeDepth {
+            incoming: node.queued + node.backing_off,
+            outgoing: node.waiting,
+        };
+        let nodes: Vec<_> = depths.nodes.iter().map(of).collect();
+        self.metrics.show(depths.traces, &nodes);
     }
 }
 

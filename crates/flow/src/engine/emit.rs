@@ -39,6 +39,18 @@ impl Room<'_> {
 }
 
 impl Shared {
+    /// A flow that calls itself without end is stopped here.
+    fn check_depth(&self, accepted: &Accepted) -> Result<(), EmitError> {
+        let depth = accepted
+            .parent
+            .as_ref()
+            .map_or(0, |parent| parent.depth + 1);
+        if depth > self.limits.depth {
+            return Err(EmitError::TooDeep(self.limits.depth));
+        }
+        Ok(())
+    }
+
     fn check_open(&self) -> Result<(), EmitError> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(EmitError::Stopped);
@@ -48,6 +60,7 @@ impl Shared {
 
     /// Accepts an envelope once there is room. Cancel-safe: dropped means not accepted.
     pub(crate) async fn emit(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
+        self.check_depth(&accepted)?;
         let now = self.now();
         let budget = accepted.deadline.or(self.limits.default_deadline);
         let deadline = budget.map(|budget| now + budget);
@@ -88,6 +101,7 @@ impl Shared {
     /// Accepts an envelope if there is room now.
     pub(crate) fn emit_nowait(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
         self.check_open()?;
+        self.check_depth(&accepted)?;
         let now = self.now();
         let budget = accepted.deadline.or(self.limits.default_deadline);
         if budget.is_some_and(|budget| budget.is_zero()) {

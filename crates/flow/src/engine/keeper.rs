@@ -11,6 +11,9 @@ use volary_kernel::{Mono, Name, clock};
 use super::shared::Shared;
 use crate::{observe::FlowEventKind, outcome::Outcome};
 
+/// How often depths are shown while anything lives.
+const SHOWN: Duration = Duration::from_secs(1);
+
 /// Looks after time until the flow has stopped.
 pub(crate) async fn keep(shared: Arc<Shared>, token: CancellationToken) {
     let mut keeper = Keeper {
@@ -113,11 +116,12 @@ impl Keeper {
                 pen.flush();
             }
         }
-        if !busy {
+        shared.show();
+        if !busy && shared.live() == 0 {
             shared.bell.watches.store(false, Ordering::SeqCst);
             return None;
         }
-        Some(now + limit)
+        Some(now + limit.min(SHOWN))
     }
 }
 

@@ -50,8 +50,9 @@ pub(crate) struct NodeShared {
     pub routes: SmallVec<[Route; 2]>,
     pub rank: u32,
     pub need: Option<Need>,
-    /// For gauges: attempts under way; outputs that find no room, and messages in back-off.
+    /// For gauges: attempts under way, messages in back-off, outputs that find no room.
     pub running: AtomicU32,
+    pub backing_off: AtomicU32,
     pub waiting: AtomicU32,
 }
 
@@ -438,6 +439,7 @@ fn resolve(plan: &Plan, groups: &[fuse::Group]) -> Vec<NodeShared> {
             rank: ranks[at],
             need,
             running: AtomicU32::new(0),
+            backing_off: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
         });
     }

@@ -89,6 +89,9 @@ impl Shared {
         if !all_done() {
             let _some_may_hold_their_thread = clock::timeout(GRACE, self.until(all_done)).await;
         }
+        self.show();
+        // Observers get what was told until here, if they are quick enough.
+        let _they_may_be_slow = clock::timeout(GRACE, self.observing.close()).await;
         for stage in &self.stages {
             if stage.done.load(Ordering::SeqCst) {
                 continue;

@@ -100,6 +100,7 @@ struct NodeRun {
     /// Outputs that found no room, per tenant.
     outbox: HashMap<u32, VecDeque<(Route, Msg)>>,
     waiting: u32,
+    backing_off: u32,
     guards: Option<Guards>,
     is_ingress: Option<u16>,
 }
@@ -319,6 +320,9 @@ impl Stage {
             let shared = self.shared.node(node.ix);
             let active = u32::try_from(node.active).unwrap_or(u32::MAX);
             shared.running.store(active, Ordering::Relaxed);
+            shared
+                .backing_off
+                .store(node.backing_off, Ordering::Relaxed);
             shared.waiting.store(node.waiting, Ordering::Relaxed);
         }
         self.pen.flush();
@@ -434,7 +438,8 @@ impl Stage {
             for msg in left {
                 self.drop_message(msg);
             }
-            node_rests(&self.shared, self.nodes[local].ix);
+            let node = &mut self.nodes[local];
+            (node.waiting, node.backing_off) = (0, 0);
         }
         self.rest();
         self.finish();
@@ -446,11 +451,6 @@ impl Stage {
         self.me.done.store(true, Ordering::SeqCst);
         self.shared.progress.notify_waiters();
     }
-}
-
-fn node_rests(shared: &Shared, ix: NodeIx) {
-    shared.node(ix).running.store(0, Ordering::Relaxed);
-    shared.node(ix).waiting.store(0, Ordering::Relaxed);
 }
 
 impl Drop for Stage {
@@ -481,6 +481,7 @@ impl NodeRun {
             releases: Vec::new(),
             outbox: HashMap::new(),
             waiting: 0,
+            backing_off: 0,
             guards: guarded.then(|| Guards::new(&plan.policy)),
             is_ingress: shared.node(ix).ingress,
             policy: plan.policy.clone(),

@@ -436,7 +436,7 @@ impl Stage {
             return None;
         };
         node.free.push(run);
-        node.waiting = node.waiting.saturating_sub(1);
+        node.backing_off -= 1;
         self.timers.remove(key);
         msg.trace.cell.lock().unpark(token);
         Some(msg)
@@ -606,7 +606,7 @@ impl Stage {
             }
             token
         };
-        node.waiting += 1;
+        node.backing_off += 1;
         let edge = head.edge;
         self.shared
             .node(node.ix)

@@ -2,6 +2,8 @@
 
 mod basic;
 mod ends;
+mod order;
+mod yields;
 
 use std::{
     sync::{
@@ -54,6 +56,8 @@ fn assert_empty(engine: &Engine) {
     for (node, plan) in shared.nodes.iter().zip(&shared.plan.nodes) {
         let name = &plan.name;
         assert!(node.gate(|gate| gate.inbox.is_at_rest()), "inbox of {name}");
-        assert_eq!(node.waiting.load(Ordering::SeqCst), 0, "outbox of {name}");
+        let (waiting, back_off) = (&node.waiting, &node.backing_off);
+        assert_eq!(waiting.load(Ordering::SeqCst), 0, "outbox of {name}");
+        assert_eq!(back_off.load(Ordering::SeqCst), 0, "back-off of {name}");
     }
 }
