@@ -47,6 +47,14 @@ impl Figure {
         figure
     }
 
+    /// A cost of which nothing is allowed: the ratio is 1 when there is none, else 0; the bar is 1.
+    pub fn none(bench: impl Into<String>, unit: &'static str, ours: &Samples) -> Self {
+        let mut figure = Self::rate(bench, unit, 1.0, ours);
+        figure.limit = Some(0.0);
+        figure.ratio = Some(if figure.ours <= 0.0 { 1.0 } else { 0.0 });
+        figure
+    }
+
     /// Compares with the limit: the ratio is ours ÷ limit.
     pub fn against_limit(mut self, limit: &Samples) -> Self {
         self.limit = Some(limit.median());
@@ -59,6 +67,19 @@ impl Figure {
         self.peer = Some(peer.median());
         self.ratio = self.peer.map(|peer| self.ours / peer);
         self
+    }
+
+    /// Compares with what a peer did when it was measured once: the ratio is ours ÷ peer.
+    pub fn against_recorded(mut self, peer: f64) -> Self {
+        self.peer = Some(peer);
+        self.ratio = Some(self.ours / peer);
+        self.with("peer_recorded", true)
+    }
+
+    /// Shows what a peer did when it was measured once, without comparing.
+    pub fn recorded(mut self, peer: f64) -> Self {
+        self.peer = Some(peer);
+        self.with("peer_recorded", true)
     }
 
     /// Shows the limit without comparing.
@@ -141,6 +162,22 @@ mod tests {
     fn a_cost_passes_below_its_allowance_only() {
         assert!(Figure::cost("idle", "MiB", 40.0, &samples(&[39.0])).passes());
         assert!(!Figure::cost("idle", "MiB", 40.0, &samples(&[41.0])).passes());
+    }
+
+    #[test]
+    fn where_nothing_is_allowed_only_nothing_passes() {
+        assert!(Figure::none("leak", "B", &samples(&[0.0])).passes());
+        assert!(Figure::none("leak", "B", &samples(&[-8.0])).passes());
+        assert!(!Figure::none("leak", "B", &samples(&[0.01])).passes());
+        assert!(!Figure::none("leak", "B", &samples(&[f64::NAN])).passes());
+    }
+
+    #[test]
+    fn a_recorded_peer_says_so() {
+        let figure = Figure::rate("x", "1/s", 2.0, &samples(&[10.0])).against_recorded(5.0);
+        assert!(figure.passes());
+        assert!(figure.line().contains(r#""peer":5.0,"ratio":2.0"#));
+        assert!(figure.line().contains(r#""peer_recorded":true"#));
     }
 
     #[test]

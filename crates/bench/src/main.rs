@@ -14,11 +14,13 @@
 //! | `rate` | three levels asked and taken together | one keyed check of governor |
 //! | `tasks` | tasks claimed and reported on SQLite | hand-written group commit of the same records |
 //! | `replay` | recorded messages planned, and fed to a callback | reading and decoding the same rows |
+//! | `flow` | flows of no-op nodes, loud neighbours, memory, cancels, streams | hand-written tokio, an allowance, PenguiFlow as recorded |
 //! | `context` | a file's change until its dispatch is held | its allowance of time |
 
 mod bus;
 mod context;
 mod figure;
+mod flow;
 
 mod idle;
 mod rate;
@@ -34,6 +36,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use figure::Figure;
+
+#[global_allocator]
+static ALLOCATOR: flow::alloc::Counting = flow::alloc::Counting;
 
 /// What a measurement may die of.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -72,7 +77,7 @@ const GROUPS: &[(&str, Option<Measure>)] = &[
     ("rate", Some(rate::measure)),
     ("tasks", Some(tasks::measure)),
     ("replay", Some(replay::measure)),
-    ("flow", None),
+    ("flow", Some(flow::measure)),
     ("context", Some(context::measure)),
     ("deploy", None),
 ];

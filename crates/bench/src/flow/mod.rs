@@ -1,0 +1,46 @@
+//! The `flow` group: typed dataflow against what one would write by hand, and against PenguiFlow as it was measured once.
+//!
+//! | module | figures |
+//! |---|---|
+//! | [`chain`] | `flow.chain{1,3,10}.{producer,traces}.{fused,unfused,penguiflow}` |
+//! | [`fanout`] | `flow.fanout8.{producer,traces}` |
+//! | [`latency`] | `flow.latency.{100,half}.{p50,p99}`, open loop |
+//! | [`neighbour`] | `flow.neighbour.{flooding,failing}` |
+//! | [`memory`] | `flow.memory`, `flow.leak` |
+//! | [`cancel`] | `flow.cancel10k.{one,all}` |
+//! | [`stream`] | `flow.stream` |
+//!
+//! Everything runs on a fresh runtime of two workers for every round; ours tells its events to an observer that counts.
+
+pub mod alloc;
+mod cancel;
+mod chain;
+mod fanout;
+mod hand;
+mod latency;
+mod load;
+mod memory;
+mod neighbour;
+mod ours;
+mod recorded;
+mod stream;
+
+use crate::figure::Figure;
+use crate::{Failure, Plan};
+
+pub fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
+    let parts: [crate::Measure; 7] = [
+        chain::measure,
+        fanout::measure,
+        latency::measure,
+        neighbour::measure,
+        memory::measure,
+        cancel::measure,
+        stream::measure,
+    ];
+    let mut figures = Vec::new();
+    for measure in parts {
+        figures.extend(measure(plan)?);
+    }
+    Ok(figures)
+}
