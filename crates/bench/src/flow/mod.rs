@@ -7,6 +7,7 @@
 //! | [`latency`] | `flow.latency.{100,half}.{p50,p99}`, open loop |
 //! | [`neighbour`] | `flow.neighbour.{flooding,failing}` |
 //! | [`memory`] | `flow.memory`, `flow.leak` |
+//! | [`logging`] | `flow.logging` |
 //! | [`cancel`] | `flow.cancel10k.{one,all}` |
 //! | [`stream`] | `flow.stream` |
 //!
@@ -19,6 +20,7 @@ mod fanout;
 mod hand;
 mod latency;
 mod load;
+mod logging;
 mod memory;
 mod neighbour;
 mod ours;
@@ -29,12 +31,13 @@ use crate::figure::Figure;
 use crate::{Failure, Plan};
 
 pub fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
-    let parts: [crate::Measure; 7] = [
+    let parts: [crate::Measure; 8] = [
         chain::measure,
         fanout::measure,
         latency::measure,
         neighbour::measure,
         memory::measure,
+        logging::measure,
         cancel::measure,
         stream::measure,
     ];
