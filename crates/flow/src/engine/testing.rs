@@ -78,8 +78,6 @@ impl TestPlan {
             out: SmallVec::new(),
             clone_in: clone,
             clone_out: clone,
-            input: "u64",
-            output: "u64",
         });
         NodeIx::try_from(self.0.nodes.len() - 1).unwrap()
     }

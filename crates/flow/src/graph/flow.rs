@@ -170,8 +170,6 @@ fn plan(
             out: out(sketch, ix)?,
             clone_in,
             clone_out,
-            input: node.input,
-            output: node.output,
         });
     }
     let ingress = sketch.ingress.iter().map(|ix| number(*ix));

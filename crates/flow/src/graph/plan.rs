@@ -69,10 +69,6 @@ pub(crate) struct PlanNode {
     pub clone_in: CloneFn,
     /// Clones an output, for branches.
     pub clone_out: CloneFn,
-    /// Name of its input's type, for pictures and messages.
-    pub input: &'static str,
-    /// Name of its output's type.
-    pub output: &'static str,
 }
 
 /// An edge, seen from its source.

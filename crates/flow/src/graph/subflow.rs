@@ -206,10 +206,14 @@ async fn values(
 }
 
 fn refused(error: EmitError) -> NodeError {
-    let stopped = error == EmitError::Stopped;
-    let mut refused = NodeError::from(error);
-    refused.retryable = !stopped;
-    refused
+    let retryable = match error {
+        EmitError::Full | EmitError::DeadlineExceeded | EmitError::Store(_) => true,
+        EmitError::Stopped | EmitError::TraceInUse(_) | EmitError::TooDeep(_) => false,
+    };
+    NodeError {
+        retryable,
+        ..NodeError::from(error)
+    }
 }
 
 fn failed(outcome: Outcome) -> NodeError {
