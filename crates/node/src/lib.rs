@@ -10,6 +10,7 @@ mod claims;
 mod config;
 mod core;
 mod error;
+mod flow_agent;
 mod flows;
 mod hooks;
 mod key_files;
@@ -33,6 +34,7 @@ pub use volary_store as store;
 pub use self::{
     config::NodeConfig,
     error::{CODES, ErrorClass, NodeCode, NodeError},
+    flow_agent::FlowAgent,
     key_files::KeyFiles,
     node::{DEFAULT_STOP, Node, StopReport},
     runtime_ops::{RuntimeOpsError, RuntimeOpsServer},

@@ -2,8 +2,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use volary::ops::client::{Client, ClientError, read_token};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use volary::{
+    flow::{Context, FlowBuilder, NodeError, RunConfig},
+    link::{Link as FlowLink, LinkFlow, Origin, answer},
+    ops::client::{Client, ClientError, read_token},
+};
 use volary_testkit::process::{eventually, kill9};
 
 use crate::support::{Agent, Fleet, PATIENCE};
@@ -191,5 +198,296 @@ fn events_of_flows_are_in_the_live_feed() {
         )
     );
     assert_eq!(event["body"]["reason"], "card refused");
+    fleet.down();
+}
+
+// --- an agent in Rust whose work is a flow -----------------------------------------------------------
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Order {
+    amount: u64,
+    /// Fails the first attempt at it.
+    #[serde(default)]
+    flaky: bool,
+    #[serde(default)]
+    slow: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Receipt {
+    charged: u64,
+    trace: String,
+}
+
+async fn check(order: Order, _: Context) -> Result<Order, NodeError> {
+    if order.amount == 0 {
+        return Err(NodeError::permanent("an order of nothing"));
+    }
+    if order.slow {
+        volary_kernel::clock::sleep(Duration::from_secs(600)).await;
+    }
+    Ok(order)
+}
+
+/// Writes down its key, as a payment service would that refuses to charge twice.
+async fn charge(order: Order, context: Context) -> Result<Receipt, NodeError> {
+    let (path, key) = ("../keys.txt", context.idempotency_key());
+    let seen = std::fs::read_to_string(path).unwrap_or_default();
+    std::fs::write(path, format!("{seen}{} {key}\n", order.amount))?;
+    if order.flaky && !seen.contains(&key) {
+        return Err(NodeError::retryable("the bank is closed"));
+    }
+    let origin = Origin::of(context.meta());
+    let origin = origin.ok_or_else(|| NodeError::permanent("no message led here"))?;
+    Ok(Receipt {
+        charged: order.amount,
+        trace: origin.trace.to_string(),
+    })
+}
+
+/// The agent: this very program, run by the fleet of the test below.
+#[test]
+#[ignore = "it is the agent of a fleet"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a replica finds its link in its environment"
+)]
+fn agent() {
+    let Some(link) = std::env::var_os("VOLARY_LINK") else {
+        return;
+    };
+    let token = std::env::var_os("VOLARY_TOKEN_FILE").unwrap();
+    let link = FlowLink::open(link.to_str().unwrap(), token.as_ref()).unwrap();
+    let mut flow = FlowBuilder::new("orders");
+    let (check, charge) = (flow.node("check", check), flow.node("charge", charge));
+    flow.connect(check, charge).ingress(check).egress(charge);
+    let agent = LinkFlow::new(link, flow.build().unwrap()).answer(|_, receipt: Receipt| {
+        let mut actions = answer::publish("receipts", &receipt)?;
+        actions.extend(answer::report(&receipt)?);
+        Ok(actions)
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let report = runtime.unwrap().block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).unwrap();
+        let stopping = async {
+            terminate.recv().await;
+            stop.cancel();
+        };
+        let served = agent.serve(RunConfig::default(), stop.clone());
+        futures_util::join!(Box::pin(served), stopping).0
+    });
+    std::fs::write("../report.txt", format!("{report:?}")).unwrap();
+}
+
+fn orders() -> Fleet {
+    let program = std::env::current_exe().unwrap();
+    let run = format!(
+        "exec '{}' --ignored --exact flows::agent --nocapture\n",
+        program.display()
+    );
+    let desk = Agent {
+        name: "desk",
+        spec: "command: [sh, ./run.sh]\nstopGracePeriod: 10s\ndelivery: {timeout: 10s, maxAttempts: 3}\n",
+        script: &run,
+    };
+    let books = Agent {
+        name: "books",
+        spec: "handler: [sh, ./run.sh]\ntopics: [receipts]\n",
+        script: "cat >> ../receipts.txt\n",
+    };
+    let fleet = Fleet::new(&[desk, books], "");
+    fleet.up();
+    fleet
+}
+
+/// Sends an order; what `send --wait` says, and its exit code.
+fn order(fleet: &Fleet, order: &str, more: &[&str]) -> (Value, Option<i32>) {
+    let arguments = [
+        &[
+            "send", "--to", "desk", order, "--wait", "20s", "--json", "-C", "fleet",
+        ],
+        more,
+    ];
+    let output = fleet.run(&arguments.concat());
+    let reply = serde_json::from_str(&output.stdout);
+    (
+        reply.unwrap_or_else(|_| panic!("{}\n{}", output.stdout, output.stderr)),
+        output.code,
+    )
+}
+
+fn kinds(fleet: &Fleet, trace: &Value) -> Vec<String> {
+    let trace = trace.as_str().unwrap();
+    let events = fleet
+        .events()
+        .into_iter()
+        .filter(|event| event["trace"] == trace);
+    events
+        .map(|event| event["kind"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn keys(fleet: &Fleet, amount: u64) -> Vec<String> {
+    let keys = std::fs::read_to_string(fleet.path("keys.txt")).unwrap_or_default();
+    let of = |line: &str| line.strip_prefix(&format!("{amount} ")).map(str::to_owned);
+    keys.lines().filter_map(of).collect()
+}
+
+/// A message is handled by a flow: trace, deadline and tenant go in, sends and acknowledgement come out together.
+#[test]
+fn an_agent_handles_its_messages_by_a_flow() {
+    let fleet = orders();
+    let (done, code) = order(&fleet, r#"{"amount": 5}"#, &[]);
+    assert_eq!(
+        (&done["outcome"], code),
+        (&json!("done"), Some(0)),
+        "{}",
+        fleet.node_log()
+    );
+    let kinds_of = kinds(&fleet, &done["trace"]);
+    for kind in ["delivery.acked", "agent.report", "message.accepted"] {
+        assert!(
+            kinds_of.iter().any(|found| found == kind),
+            "{kind}: {kinds_of:?}"
+        );
+    }
+    let receipts = fleet.path("receipts.txt");
+    let told = || std::fs::read_to_string(&receipts).unwrap_or_default();
+    let trace = done["trace"].as_str().unwrap();
+    let receipt = format!(r#""payload":{{"charged":5,"trace":"{trace}"}}"#);
+    assert!(
+        eventually(PATIENCE, || told().contains(&receipt)),
+        "{}",
+        told()
+    );
+
+    // What cannot be mended is parked, with the node that refused it.
+    let (failed, code) = order(&fleet, r#"{"amount": 0}"#, &[]);
+    assert_eq!((&failed["outcome"], code), (&json!("failed"), Some(1)));
+    let reason = failed["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("node check") && reason.contains("an order of nothing"),
+        "{reason}"
+    );
+    let parked = kinds(&fleet, &failed["trace"]);
+    assert!(
+        parked.iter().any(|kind| kind == "delivery.parked"),
+        "{parked:?}"
+    );
+
+    // What is redelivered has the keys it had; another message has others.
+    let (again, _) = order(&fleet, r#"{"amount": 7, "flaky": true}"#, &[]);
+    assert_eq!(again["outcome"], "done");
+    let (seven, five) = (keys(&fleet, 7), keys(&fleet, 5));
+    assert_eq!((seven.len(), five.len()), (2, 1), "{seven:?} {five:?}");
+    assert!(
+        seven[0] == seven[1] && seven[0] != five[0],
+        "{seven:?} {five:?}"
+    );
+
+    // The message's deadline bounds the trace.
+    let late = [r#"{"amount": 9, "slow": true}"#, "--deadline", "1s"];
+    let (late, code) = order(&fleet, late[0], &late[1..]);
+    assert_eq!(
+        (&late["outcome"], code),
+        (&json!("deadline_exceeded"), Some(124))
+    );
+    assert!(keys(&fleet, 9).is_empty());
+
+    // A payload that the flow does not take.
+    let (bad, _) = order(&fleet, r#"{"sum": 5}"#, &[]);
+    assert_eq!(bad["outcome"], "failed");
+    assert!(
+        bad["reason"]
+            .as_str()
+            .unwrap()
+            .contains("missing field `amount`"),
+        "{bad}"
+    );
+
+    fleet.down();
+    let report = std::fs::read_to_string(fleet.path("report.txt")).unwrap();
+    assert!(
+        report.contains("acked: 2") && report.contains("given_up: 2"),
+        "{report}"
+    );
+    assert!(report.contains("unfinished: []"), "{report}");
+}
+
+/// Operators see the flow: drawn, counted, and its failures in the feed, under the trace of the message.
+#[test]
+fn operators_see_the_flow_of_an_agent() {
+    let fleet = orders();
+    let drawn = ["flow", "graph", "orders", "-C", "fleet"];
+    let registered = || fleet.run(&drawn).code == Some(0);
+    assert!(eventually(PATIENCE, registered), "{}", fleet.node_log());
+    let graph = fleet.run(&drawn).ok().stdout;
+    assert!(graph.contains("n_check --> n_charge"), "{graph}");
+
+    let follow = ["events", "-f", "--json", "--kind", "flow.*", "-C", "fleet"];
+    let mut follower = fleet.command(&follow);
+    let mut follower = follower
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let out = std::io::BufReader::new(follower.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        for line in std::io::BufRead::lines(out).map_while(Result::ok) {
+            let _nobody_listens = tell.send(line);
+        }
+    });
+    let (done, _) = order(&fleet, r#"{"amount": 5}"#, &[]);
+    assert_eq!(done["outcome"], "done");
+    // A signal is for who looks when it comes: an order fails until the follower is connected.
+    let mut traces = Vec::new();
+    let mut heard = Value::Null;
+    let ended = eventually(PATIENCE, || {
+        let (failed, _) = order(&fleet, r#"{"amount": 0}"#, &[]);
+        traces.push(failed["trace"].clone());
+        let line = told
+            .recv_timeout(Duration::from_secs(2))
+            .unwrap_or_default();
+        heard = serde_json::from_str(&line).unwrap_or_default();
+        !heard.is_null()
+    });
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    reader.join().unwrap();
+    assert!(ended, "{}", fleet.node_log());
+    assert!(
+        traces.contains(&heard["trace"]),
+        "{heard} is of none of {traces:?}"
+    );
+    assert_eq!(
+        (&heard["agent"], &heard["tenant"]),
+        (&json!("desk"), &json!("default"))
+    );
+    assert_eq!(heard["body"]["flow"], "orders");
+
+    let mut metrics = String::new();
+    let has = |metrics: &str, series: &str, labels: &str| {
+        let line = format!("volary_{series}{{agent=\"desk\",flow=\"orders\",{labels}}} ");
+        metrics
+            .lines()
+            .any(|found| found.strip_prefix(&line).is_some_and(|value| value != "0"))
+    };
+    let counted = eventually(PATIENCE, || {
+        metrics = fleet.api().request("GET", "/metrics", "").unwrap().1;
+        has(&metrics, "flow_node_success_total", "node=\"charge\"")
+            && has(&metrics, "flow_node_failed_total", "node=\"check\"")
+            && has(&metrics, "flow_traces_ended_total", "outcome=\"failed\"")
+            && has(&metrics, "flow_items_total", "outcome=\"given_up\"")
+    });
+    assert!(counted, "{metrics}");
+    let list = document(&fleet, &["flow", "list"]);
+    assert_eq!(
+        (&list[0]["done"], &list[0]["nodes"]),
+        (&json!(1), &json!(2)),
+        "{list}"
+    );
     fleet.down();
 }

@@ -10,7 +10,9 @@
 //!
 //! The node names socket and token in the environment of every replica: `VOLARY_LINK` and `VOLARY_TOKEN_FILE`.
 
+pub mod answer;
 mod delta;
+mod flow;
 mod origin;
 mod report;
 mod serve;
@@ -28,10 +30,15 @@ use volary_ops::{
     client::{Client, ClientError, Endpoint, read_token},
 };
 
-pub(crate) use self::origin::{Treatment, envelope};
 pub use self::{
+    flow::LinkFlow,
     origin::{ORIGIN, Origin, TRACEPARENT, flow_trace},
     serve::{Actions, ServeLimits, ServeReport},
+};
+pub(crate) use self::{
+    flow::ended,
+    origin::{Treatment, envelope},
+    verdict::Verdict,
 };
 
 /// An agent's link to its node; cheap to clone. Each call is one request; dropping it closes its connection.

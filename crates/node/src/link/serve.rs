@@ -21,7 +21,7 @@ use volary_ops::{
 use super::{Link, Origin, Treatment, envelope, signal::Collector, verdict::Verdict};
 
 /// Most values of one trace that are kept for its answer.
-const VALUES_MAX: usize = 1_024;
+pub(super) const VALUES_MAX: usize = 1_024;
 /// How long a claim holds if the node does not say.
 const HOLDS: Duration = Duration::from_secs(30);
 /// Time that is left for the answer before a claim lapses, at most a tenth of it.
@@ -72,16 +72,18 @@ pub struct ServeReport {
 }
 
 /// What a trace came to.
-pub(super) struct Ended<O> {
+pub(crate) struct Ended<O> {
     pub values: Vec<O>,
+    /// Values beyond [`VALUES_MAX`], which are gone.
+    pub surplus: usize,
     pub outcome: Outcome,
 }
 
-type Run<I, O> =
+pub(super) type Run<I, O> =
     Arc<dyn Fn(Envelope<I>) -> BoxFuture<'static, Result<Ended<O>, EmitError>> + Send + Sync>;
-type Stop = Arc<dyn Fn(Duration) -> BoxFuture<'static, StopReport> + Send + Sync>;
-type Read<I> = Arc<dyn Fn(&InboxItem) -> Result<I, String> + Send + Sync>;
-type Answer<O> = Arc<dyn Fn(&InboxItem, O) -> Actions + Send + Sync>;
+pub(super) type Stop = Arc<dyn Fn(Duration) -> BoxFuture<'static, StopReport> + Send + Sync>;
+pub(super) type Read<I> = Arc<dyn Fn(&InboxItem) -> Result<I, String> + Send + Sync>;
+pub(super) type Answer<O> = Arc<dyn Fn(&InboxItem, O) -> Actions + Send + Sync>;
 
 /// What runs traces: a running flow.
 pub(super) struct Runner<I, O> {
@@ -265,7 +267,7 @@ impl<I: Send + 'static, O: Send + 'static> Work<I, O> {
         if verdict != Verdict::Ack {
             return (verdict, Vec::new());
         }
-        if ended.values.len() > VALUES_MAX {
+        if ended.surplus > 0 {
             let problem = format!("it has more than {VALUES_MAX} values");
             return (Verdict::of_answer(&problem), Vec::new());
         }
