@@ -225,6 +225,11 @@ pub enum EmitError {
     /// The flow was called by a node of a flow that was called, and so on: more often than its limits allow.
     #[error("flows call one another more than {0} deep")]
     TooDeep(u32),
+    /// The flow was called, directly or through others, by a node of its own, and no deadline bounds that.
+    #[error(
+        "the flow calls itself and has no deadline: it could wait for ever for a slot that it holds"
+    )]
+    CallsItself,
     /// The deadline had passed before there was room.
     #[error("the deadline passed before there was room")]
     DeadlineExceeded,

@@ -39,14 +39,19 @@ impl Room<'_> {
 }
 
 impl Shared {
-    /// A flow that calls itself without end is stopped here.
-    fn check_depth(&self, accepted: &Accepted) -> Result<(), EmitError> {
-        let depth = accepted
-            .parent
-            .as_ref()
-            .map_or(0, |parent| parent.depth + 1);
-        if depth > self.limits.depth {
+    /// A flow that calls itself without end is stopped here; without a deadline one that calls itself at all, as it could wait
+    /// for a slot that it holds.
+    fn check_depth(self: &Arc<Self>, accepted: &Accepted) -> Result<(), EmitError> {
+        let Some(parent) = &accepted.parent else {
+            return Ok(());
+        };
+        if parent.depth >= self.limits.depth {
             return Err(EmitError::TooDeep(self.limits.depth));
+        }
+        let mut callers = std::iter::successors(Some(parent), |caller| caller.parent.as_ref());
+        let bound = accepted.deadline.or(self.limits.default_deadline);
+        if bound.is_none() && callers.any(|caller| Arc::ptr_eq(&caller.shared, self)) {
+            return Err(EmitError::CallsItself);
         }
         Ok(())
     }
@@ -80,6 +85,7 @@ impl Shared {
         if !self.index.insert(&trace) {
             return Err(EmitError::TraceInUse(trace.id));
         }
+        self.ring(&trace);
         let Err(payload) = self.try_put(&trace, payload) else {
             room.keep();
             return Ok(self.accepted(trace));
@@ -92,6 +98,7 @@ impl Shared {
             if !self.index.insert(&trace) {
                 return Err(EmitError::TraceInUse(trace.id));
             }
+            self.ring(&trace);
             places.fill(&trace, payload);
         }
         room.keep();
@@ -117,6 +124,7 @@ impl Shared {
         if !self.index.insert(&trace) {
             return Err(EmitError::TraceInUse(trace.id));
         }
+        self.ring(&trace);
         if self.try_put(&trace, payload).is_err() {
             self.index.remove(&trace);
             // Somebody may have cancelled it in between: then it has ended, and its place is given back.
@@ -131,10 +139,15 @@ impl Shared {
 
     fn accepted(&self, trace: Arc<Trace>) -> Reader {
         self.metrics.accepted(trace.tenant.label);
+        Reader::new(trace)
+    }
+
+    /// Has the keeper look after a trace. Before its first stage is woken: what a thread wakes last runs on that thread.
+    fn ring(&self, trace: &Trace) {
+        self.bell.watch();
         if let Some(deadline) = trace.deadline {
             self.bell.due_at(deadline);
         }
-        Reader::new(trace)
     }
 
     fn birth(
@@ -143,7 +156,8 @@ impl Shared {
         now: Mono,
         deadline: Option<Mono>,
     ) -> (Arc<Trace>, Payload) {
-        let depth = accepted.parent.map_or(0, |parent| parent.depth + 1);
+        let parent = accepted.parent;
+        let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
         let birth = Birth {
             id: accepted.trace_id,
             tenant: self.tenants.enter(&accepted.headers.tenant, |tenant| {
@@ -154,6 +168,7 @@ impl Shared {
             deadline,
             accepted: now,
             depth,
+            parent,
             pending: u32::try_from(self.plan.ingress.len()).unwrap_or(u32::MAX),
         };
         (Arc::new(Trace::new(birth, self.clone())), accepted.payload)

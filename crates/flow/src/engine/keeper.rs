@@ -119,7 +119,11 @@ impl Keeper {
         shared.show();
         if !busy && shared.live() == 0 {
             shared.bell.watches.store(false, Ordering::SeqCst);
-            return None;
+            // Who was accepted in between may have seen that it watches.
+            if shared.live() == 0 {
+                return None;
+            }
+            shared.bell.watches.store(true, Ordering::SeqCst);
         }
         Some(now + limit.min(SHOWN))
     }

@@ -155,6 +155,14 @@ pub(crate) struct Bell {
 }
 
 impl Bell {
+    /// A trace lives. Only who accepts it rings: what a stage wakes may have to wait until the stage's thread is free, and a
+    /// node may hold that for ever.
+    pub(crate) fn watch(&self) {
+        if !self.watches.load(Ordering::SeqCst) && !self.watches.swap(true, Ordering::SeqCst) {
+            self.notify.notify_one();
+        }
+    }
+
     /// Something is due at `at`.
     pub(crate) fn due_at(&self, at: Mono) {
         if at.as_nanos() < self.next.load(Ordering::SeqCst) {

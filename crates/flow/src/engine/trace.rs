@@ -62,6 +62,8 @@ pub(crate) struct Trace {
     pub accepted: Mono,
     /// How many flows called one another to get here.
     pub depth: u32,
+    /// Whose node called it.
+    pub parent: Option<Arc<Trace>>,
     pub shared: Arc<Shared>,
     /// Key of the deadline's timer in the index, as bits.
     pub timer: AtomicU64,
@@ -220,6 +222,7 @@ pub(crate) struct Birth {
     pub deadline: Option<Mono>,
     pub accepted: Mono,
     pub depth: u32,
+    pub parent: Option<Arc<Trace>>,
     pub pending: u32,
 }
 
@@ -233,6 +236,7 @@ impl Trace {
             deadline: birth.deadline,
             accepted: birth.accepted,
             depth: birth.depth,
+            parent: birth.parent,
             shared,
             timer: AtomicU64::new(u64::MAX),
             counts: AtomicU64::new(u64::from(birth.pending)),

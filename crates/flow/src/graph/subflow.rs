@@ -208,7 +208,10 @@ async fn values(
 fn refused(error: EmitError) -> NodeError {
     let retryable = match error {
         EmitError::Full | EmitError::DeadlineExceeded | EmitError::Store(_) => true,
-        EmitError::Stopped | EmitError::TraceInUse(_) | EmitError::TooDeep(_) => false,
+        EmitError::Stopped
+        | EmitError::TraceInUse(_)
+        | EmitError::TooDeep(_)
+        | EmitError::CallsItself => false,
     };
     NodeError {
         retryable,

@@ -71,6 +71,9 @@ impl Verdict {
             EmitError::Full | EmitError::DeadlineExceeded | EmitError::Store(_) => {
                 Self::again(error)
             }
+            EmitError::TooDeep(_) | EmitError::CallsItself => Self::GiveUp {
+                reason: error.to_string(),
+            },
         }
     }
 

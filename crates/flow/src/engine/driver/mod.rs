@@ -184,10 +184,6 @@ impl Stage {
         self.read_clock();
         self.woken = self.now;
         self.attempts = 0;
-        let bell = &self.shared.bell;
-        if !bell.watches.load(Ordering::Relaxed) && !bell.watches.swap(true, Ordering::SeqCst) {
-            bell.notify.notify_one();
-        }
         loop {
             if self.take_signals() {
                 self.exit();

@@ -202,11 +202,23 @@ impl Stage {
 
     /// Drops a message of a trace that ended.
     pub(super) fn drop_message(&mut self, msg: Msg) {
+        let kind = match msg.trace.cell.lock().outcome {
+            Some(Outcome::Cancelled) => Some(FlowEventKind::CancelDrop),
+            Some(Outcome::DeadlineExceeded) => Some(FlowEventKind::DeadlineSkip),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            if matches!(kind, FlowEventKind::DeadlineSkip) {
+                self.shared.metrics.totals().deadline_skip.inc();
+            }
+            self.pen.event(&msg.trace, self.now, kind);
+        }
+        self.discard(msg);
+    }
+
+    fn discard(&mut self, msg: Msg) {
         let Msg { trace, payload, .. } = msg;
         let _its_drop_may_panic = contained(|| drop(payload));
-        if self.pen.is_on() && matches!(trace.cell.lock().outcome, Some(Outcome::Cancelled)) {
-            self.pen.event(&trace, self.now, FlowEventKind::CancelDrop);
-        }
         self.shared.dropped(&mut self.pen, &trace, 1);
     }
 
@@ -219,7 +231,7 @@ impl Stage {
         let outcome = Outcome::DeadlineExceeded;
         self.shared
             .end(&mut self.pen, &msg.trace, outcome, None, self.now);
-        self.drop_message(msg);
+        self.discard(msg);
     }
 
     // --- the breaker and the budget ------------------------------------------------------------
@@ -466,6 +478,8 @@ impl Stage {
         chain: Option<&mut Chain>,
     ) -> Option<(usize, Msg)> {
         let ix = self.nodes[local].ix;
+        // One that waited was told of when it began to.
+        let untold = chain.is_some();
         if head.trace.has_ended() {
             self.report_abandoned(local, &head);
             self.late(local, &head);
@@ -484,6 +498,7 @@ impl Stage {
                         chain.count += 1;
                     }
                     _ if self.pen.is_on() => {
+                        self.tell_start(local, &head, untold);
                         let latency = self.now - head.started;
                         let kind = FlowEventKind::NodeSuccess { latency };
                         self.pen
@@ -502,8 +517,17 @@ impl Stage {
                 (Failure::Timeout, NodeError::retryable(text))
             }
         };
+        self.tell_start(local, &head, untold);
         self.failed(local, head, failure, error);
         None
+    }
+
+    fn tell_start(&mut self, local: usize, head: &Head, untold: bool) {
+        if untold {
+            let (ix, kind) = (self.nodes[local].ix, FlowEventKind::NodeStart);
+            self.pen
+                .of_node(&head.trace, ix, head.attempt, head.started, kind);
+        }
     }
 
     /// What an attempt returned after its trace had ended goes nowhere.

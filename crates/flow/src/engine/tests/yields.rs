@@ -157,6 +157,7 @@ async fn a_flow_that_calls_itself_without_end_is_refused() {
     let refused = loop {
         let mut accepted = envelope(0);
         accepted.parent = parent.clone();
+        accepted.deadline = Some(std::time::Duration::from_secs(60));
         match engine.emit_nowait(accepted) {
             Ok(reader) => {
                 parent = engine.0.shared.index.get(reader.trace_id());
@@ -167,6 +168,10 @@ async fn a_flow_that_calls_itself_without_end_is_refused() {
     };
     assert_eq!(refused, EmitError::TooDeep(16));
     assert_eq!(readers.len(), 17);
+    let mut unbounded = envelope(0);
+    unbounded.parent = engine.0.shared.index.get(readers[0].trace_id());
+    let refused = engine.emit_nowait(unbounded).err();
+    assert_eq!(refused, Some(EmitError::CallsItself));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
