@@ -2,5 +2,8 @@
 //!
 //! `docs/reference/conformance-flow.md` says which case is which test, and where we differ.
 
+mod core;
 mod graph;
 mod subflow;
+#[path = "../support/mod.rs"]
+mod support;
