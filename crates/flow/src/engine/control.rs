@@ -91,6 +91,15 @@ pub(crate) fn cancel(trace: &Arc<Trace>) -> CancelReport {
 
 /// Holds what of a trace is not running yet.
 pub(crate) fn pause(trace: &Arc<Trace>) -> bool {
+    let paused = hold(trace);
+    if paused {
+        trace.shared.write_pause(trace, true);
+    }
+    paused
+}
+
+/// As [`pause`], where that is written already.
+pub(crate) fn hold(trace: &Arc<Trace>) -> bool {
     let paused = !trace.has_ended() && trace.set_paused(true);
     if paused {
         tell(trace, FlowEventKind::Paused);
@@ -100,6 +109,15 @@ pub(crate) fn pause(trace: &Arc<Trace>) -> bool {
 
 /// Lets a paused trace go on.
 pub(crate) fn resume(trace: &Arc<Trace>) -> bool {
+    let resumed = release(trace);
+    if resumed {
+        trace.shared.write_pause(trace, false);
+    }
+    resumed
+}
+
+/// As [`resume`], where that is written already.
+pub(crate) fn release(trace: &Arc<Trace>) -> bool {
     if trace.has_ended() || !trace.set_paused(false) {
         return false;
     }

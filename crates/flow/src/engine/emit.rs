@@ -19,10 +19,11 @@ use super::{
 use crate::{
     error::EmitError,
     graph::plan::{NodeIx, Payload},
+    state::book::Book,
 };
 
 /// Room for a trace, given back unless the trace came to be.
-struct Room<'a>(Option<&'a Shared>);
+pub(super) struct Room<'a>(Option<&'a Shared>);
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
@@ -33,7 +34,7 @@ impl Drop for Room<'_> {
 }
 
 impl Room<'_> {
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.0 = None;
     }
 }
@@ -56,7 +57,7 @@ impl Shared {
         Ok(())
     }
 
-    fn check_open(&self) -> Result<(), EmitError> {
+    pub(super) fn check_open(&self) -> Result<(), EmitError> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(EmitError::Stopped);
         }
@@ -66,22 +67,19 @@ impl Shared {
     /// Accepts an envelope once there is room. Cancel-safe: dropped means not accepted.
     pub(crate) async fn emit(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
         self.check_depth(&accepted)?;
+        match &self.durable {
+            None => {}
+            Some(Ok(durable)) => return Box::pin(self.emit_durable(durable, accepted)).await,
+            Some(Err(why)) => return Err(EmitError::Store(why.clone())),
+        }
         let now = self.now();
         let budget = accepted.deadline.or(self.limits.default_deadline);
         let deadline = budget.map(|budget| now + budget);
         if budget.is_some_and(|budget| budget.is_zero()) {
             return Err(EmitError::DeadlineExceeded);
         }
-        if let Ok(permit) = self.room.try_acquire() {
-            permit.forget();
-        } else {
-            self.check_open()?;
-            let permit = within(self, deadline, self.room.acquire()).await?;
-            permit.map_err(|_| EmitError::Stopped)?.forget();
-        }
-        let room = Room(Some(self));
-        self.check_open()?;
-        let (trace, payload) = self.birth(accepted, now, deadline);
+        let room = self.enter(deadline).await?;
+        let (trace, payload) = self.birth(accepted, now, deadline, None);
         if !self.index.insert(&trace) {
             return Err(EmitError::TraceInUse(trace.id));
         }
@@ -105,10 +103,29 @@ impl Shared {
         Ok(self.accepted(trace))
     }
 
+    /// Waits for room for one more trace.
+    pub(super) async fn enter(&self, deadline: Option<Mono>) -> Result<Room<'_>, EmitError> {
+        if let Ok(permit) = self.room.try_acquire() {
+            permit.forget();
+        } else {
+            self.check_open()?;
+            let permit = within(self, deadline, self.room.acquire()).await?;
+            permit.map_err(|_| EmitError::Stopped)?.forget();
+        }
+        let room = Room(Some(self));
+        self.check_open()?;
+        Ok(room)
+    }
+
     /// Accepts an envelope if there is room now.
     pub(crate) fn emit_nowait(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
         self.check_open()?;
         self.check_depth(&accepted)?;
+        if self.durable.is_some() {
+            return Err(EmitError::Store(
+                "a durable flow accepts by emit, which waits for the store".to_owned(),
+            ));
+        }
         let now = self.now();
         let budget = accepted.deadline.or(self.limits.default_deadline);
         if budget.is_some_and(|budget| budget.is_zero()) {
@@ -120,7 +137,7 @@ impl Shared {
             .forget();
         let room = Room(Some(self));
         self.check_open()?;
-        let (trace, payload) = self.birth(accepted, now, budget.map(|budget| now + budget));
+        let (trace, payload) = self.birth(accepted, now, budget.map(|budget| now + budget), None);
         if !self.index.insert(&trace) {
             return Err(EmitError::TraceInUse(trace.id));
         }
@@ -137,7 +154,7 @@ impl Shared {
         Ok(self.accepted(trace))
     }
 
-    fn accepted(&self, trace: Arc<Trace>) -> Reader {
+    pub(super) fn accepted(&self, trace: Arc<Trace>) -> Reader {
         self.metrics.accepted(trace.tenant.label);
         Reader::new(trace)
     }
@@ -150,11 +167,12 @@ impl Shared {
         }
     }
 
-    fn birth(
+    pub(super) fn birth(
         self: &Arc<Self>,
         accepted: Accepted,
         now: Mono,
         deadline: Option<Mono>,
+        book: Option<Arc<Book>>,
     ) -> (Arc<Trace>, Payload) {
         let parent = accepted.parent;
         let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
@@ -170,6 +188,7 @@ impl Shared {
             depth,
             parent,
             pending: u32::try_from(self.plan.ingress.len()).unwrap_or(u32::MAX),
+            book,
         };
         (Arc::new(Trace::new(birth, self.clone())), accepted.payload)
     }
@@ -202,7 +221,7 @@ impl Shared {
     }
 
     /// Waits for a place at every ingress, one after the other and always in the same order.
-    async fn places(&self, trace: &Trace) -> Result<Places<'_>, EmitError> {
+    pub(super) async fn places(&self, trace: &Trace) -> Result<Places<'_>, EmitError> {
         let tenant = trace.tenant.ix;
         let mut places = Places::new(self, tenant);
         for node in &self.plan.ingress {
@@ -228,7 +247,7 @@ impl Shared {
     }
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     shared: &Shared,
     deadline: Option<Mono>,
     wait: impl Future<Output = T>,
@@ -287,7 +306,7 @@ impl Drop for Line<'_> {
 }
 
 /// Places that are held, given back unless they are filled.
-struct Places<'a> {
+pub(super) struct Places<'a> {
     shared: &'a Shared,
     tenant: u32,
     held: Vec<(NodeIx, u16)>,
@@ -302,7 +321,7 @@ impl<'a> Places<'a> {
         }
     }
 
-    fn fill(mut self, trace: &Arc<Trace>, payload: Payload) {
+    pub(super) fn fill(mut self, trace: &Arc<Trace>, payload: Payload) {
         let held = std::mem::take(&mut self.held);
         let last = held.len().saturating_sub(1);
         let mut payload = Some(payload);

@@ -9,6 +9,7 @@
 mod chunks;
 mod control;
 mod driver;
+mod durable;
 mod emit;
 mod fuse;
 mod gate;
@@ -79,6 +80,9 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.give_up();
+        if let Some(Ok(durable)) = &self.shared.durable {
+            durable.finish();
+        }
         // Nobody can fetch any more; traces and the flow hold each other.
         self.shared.index.clear();
     }
@@ -87,6 +91,7 @@ impl Drop for Handle {
 impl Engine {
     /// Runs a plan. To be called in a tokio runtime.
     pub(crate) fn start(plan: Arc<Plan>, config: RunConfig) -> Self {
+        let (plan, durable) = durable::of(plan, &config);
         let groups = fuse::groups(&plan, config.fuse);
         let names: Vec<_> = plan.nodes.iter().map(|node| node.name.clone()).collect();
         let metrics = FlowMetrics::new(&config.metrics, &plan.name, &names, &config.metric_tenants);
@@ -100,8 +105,11 @@ impl Engine {
             metrics.totals().observer_panics.clone(),
         );
         let observing = Observing::start(setup, &config.supervisor);
-        let shared = Shared::new(plan, &groups, &config, observing, metrics, tenants);
+        let shared = Shared::new(plan, &groups, &config, observing, metrics, tenants, durable);
         let shared = Arc::new(shared);
+        if let Some(Ok(durable)) = &shared.durable {
+            durable::start(&shared, durable, &config.supervisor);
+        }
         for (at, nodes) in groups.iter().enumerate() {
             let mut stage = Stage::new(shared.clone(), at, nodes);
             let run = async move {
@@ -120,6 +128,18 @@ impl Engine {
             .supervisor
             .spawn(TaskKind::new("flow-keeper"), keeper);
         Self(Arc::new(Handle { shared }))
+    }
+
+    /// Resolves when what earlier lives of a durable flow left is taken up.
+    ///
+    /// # Errors
+    /// [`EmitError::Store`] if the flow cannot run, [`EmitError::Stopped`].
+    pub(crate) async fn ready(&self) -> Result<(), EmitError> {
+        match &self.0.shared.durable {
+            None => Ok(()),
+            Some(Ok(durable)) => durable.ready().await,
+            Some(Err(why)) => Err(EmitError::Store(why.clone())),
+        }
     }
 
     /// Accepts an envelope once there is room. Cancel-safe: dropped means not accepted.

@@ -60,7 +60,8 @@ impl Reader {
             }
             None => {}
         }
-        let Some(outcome) = cell.outcome.clone() else {
+        let told = cell.outcome.clone().filter(|_| !cell.untold);
+        let Some(outcome) = told else {
             let waker = cx.waker();
             if !cell.reader.as_ref().is_some_and(|old| old.will_wake(waker)) {
                 cell.reader = Some(waker.clone());
@@ -70,6 +71,7 @@ impl Reader {
         cell.gone = true;
         drop(cell);
         self.trace.shared.index.remove(&self.trace);
+        self.trace.shared.forget_end(&self.trace);
         self.end = Some(outcome.clone());
         Poll::Ready(Read::End(outcome))
     }
@@ -90,7 +92,7 @@ impl Drop for Reader {
                     writer.wake();
                 }
             }
-            cell.outcome.is_some()
+            cell.outcome.is_some() && !cell.untold
         };
         if ended {
             self.trace.shared.keep(&self.trace);

@@ -4,8 +4,9 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::task::AtomicWaker;
@@ -15,6 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 use volary_kernel::{Mono, SharedClock, TraceId};
 
 use super::{
+    durable::{self, Durability},
     fuse,
     gate::Gate,
     inbox::Inbox,
@@ -182,6 +184,8 @@ pub(crate) struct Shared {
     pub tenants: Arc<Tenants>,
     /// Room for traces.
     pub room: Semaphore,
+    /// Traces that live beyond the bound: taken up from an earlier life with a larger one.
+    pub beyond: AtomicUsize,
     /// Nothing more is accepted.
     pub closed: AtomicBool,
     /// A trace ended after that, or a stage did.
@@ -190,6 +194,8 @@ pub(crate) struct Shared {
     pub bell: Bell,
     pub metrics: FlowMetrics,
     pub observing: Observing,
+    /// What keeps its traces, of a durable flow; or why it cannot run as one.
+    pub durable: Option<Result<Arc<Durability>, String>>,
     /// For those who are no stage.
     pub pen: Mutex<Pen>,
     results: Mutex<VecDeque<(Mono, TraceId)>>,
@@ -206,6 +212,7 @@ impl Shared {
         observing: Observing,
         metrics: FlowMetrics,
         tenants: Arc<Tenants>,
+        durable: Option<Result<Arc<Durability>, String>>,
     ) -> Self {
         let (limits, clock) = (config.limits.clone(), config.clock.clone());
         let nodes = resolve(&plan, groups);
@@ -216,6 +223,7 @@ impl Shared {
             index: Index::default(),
             tenants,
             room: Semaphore::new(traces),
+            beyond: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             progress: Notify::new(),
             exited: AtomicBool::new(false),
@@ -226,6 +234,7 @@ impl Shared {
             }),
             observing,
             metrics,
+            durable,
             results: Mutex::default(),
             plan,
             limits,
@@ -248,12 +257,19 @@ impl Shared {
     /// Traces that live.
     pub(crate) fn live(&self) -> usize {
         let most = self.limits.traces.clamp(1, MOST_TRACES);
-        most.saturating_sub(self.room.available_permits())
+        most.saturating_sub(self.room.available_permits()) + self.beyond.load(Ordering::SeqCst)
     }
 
     /// Gives the place of a trace back.
     pub(crate) fn leave(&self) {
-        self.room.add_permits(1);
+        let fewer = |beyond: usize| beyond.checked_sub(1);
+        let beyond = &self.beyond;
+        if beyond
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer)
+            .is_err()
+        {
+            self.room.add_permits(1);
+        }
         if self.closed.load(Ordering::SeqCst) {
             self.progress.notify_waiters();
         }
@@ -276,8 +292,10 @@ impl Shared {
         value: Option<Payload>,
         now: Mono,
     ) -> bool {
+        let durable = trace.book.is_some() && !durable::goes_on(&outcome);
+        let (outcome, value) = self.with_stored(trace, outcome, value);
         let told = outcome.clone();
-        let Some(ending) = trace.close(outcome, value) else {
+        let Some(ending) = trace.close(outcome, value, durable) else {
             return false;
         };
         pen.ended(trace, &told);
@@ -285,13 +303,16 @@ impl Shared {
             if trace.first_to_tell() {
                 pen.event(trace, trace.accepted, FlowEventKind::TraceStart);
             }
-            let (outcome, latency) = (told, now - trace.accepted);
+            let (outcome, latency) = (told.clone(), now - trace.accepted);
             pen.event(trace, now, FlowEventKind::TraceEnd { outcome, latency });
         }
         let attached = ending.attached;
         let dropped = ending.tell();
         if dropped > 0 {
             trace.remove(dropped);
+        }
+        if durable && self.write_end(trace, told) {
+            return true;
         }
         if !attached {
             self.keep(trace);
@@ -302,12 +323,17 @@ impl Shared {
 
     /// Keeps what nobody reads for a while.
     pub(crate) fn keep(&self, trace: &Trace) {
-        let expires = self.now() + self.limits.result_ttl;
+        self.keep_for(trace, self.results_kept().0);
+    }
+
+    /// As [`Shared::keep`], for so long.
+    pub(crate) fn keep_for(&self, trace: &Trace, time: Duration) {
+        let expires = self.now() + time;
         trace.cell.lock().rare().expires = Some(expires);
         let oldest = {
             let mut results = self.results.lock();
             results.push_back((expires, trace.id));
-            if results.len() > self.limits.results {
+            if results.len() > self.results_kept().1 {
                 results.pop_front()
             } else {
                 None
@@ -347,6 +373,7 @@ impl Shared {
             cell.gone = true;
         }
         self.index.remove(&trace);
+        self.forget_end(&trace);
         self.metrics.totals().results_expired.inc();
     }
 

@@ -100,6 +100,9 @@ impl Shared {
             let name = self.plan.nodes.get(node).map(|node| node.name.to_string());
             report.blocked.extend(name);
         }
+        if let Some(Ok(durable)) = &self.durable {
+            durable.stopped().await;
+        }
         report
     }
 }

@@ -21,11 +21,12 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use volary_kernel::{Mono, TraceId};
 
-use super::{joins::Bucket, shared::Shared, tenants::Row};
+use super::{durable::Stored, joins::Bucket, shared::Shared, tenants::Row};
 use crate::{
     envelope::{Headers, Meta},
     graph::plan::{NodeIx, Payload},
     outcome::Outcome,
+    state::book::Book,
     stream::StreamChunk,
 };
 
@@ -65,6 +66,8 @@ pub(crate) struct Trace {
     /// Whose node called it.
     pub parent: Option<Arc<Trace>>,
     pub shared: Arc<Shared>,
+    /// Its records in the store, of a durable flow.
+    pub book: Option<Arc<Book>>,
     /// Key of the deadline's timer in the index, as bits.
     pub timer: AtomicU64,
     counts: AtomicU64,
@@ -82,6 +85,8 @@ pub(crate) struct Cell {
     pub values: u32,
     pub chunks: u32,
     pub outcome: Option<Outcome>,
+    /// The outcome is not on disk yet: nobody learns it.
+    pub untold: bool,
     pub reader: Option<Waker>,
     /// A reader exists.
     pub attached: bool,
@@ -224,6 +229,7 @@ pub(crate) struct Birth {
     pub depth: u32,
     pub parent: Option<Arc<Trace>>,
     pub pending: u32,
+    pub book: Option<Arc<Book>>,
 }
 
 impl Trace {
@@ -237,6 +243,7 @@ impl Trace {
             accepted: birth.accepted,
             depth: birth.depth,
             parent: birth.parent,
+            book: birth.book,
             shared,
             timer: AtomicU64::new(u64::MAX),
             counts: AtomicU64::new(u64::from(birth.pending)),
@@ -321,15 +328,22 @@ impl Trace {
         Counts::of(self.counts.fetch_sub(less, Ordering::AcqRel) - less)
     }
 
-    /// Sets the outcome, with a last value, if there is none.
-    pub(crate) fn close(&self, outcome: Outcome, value: Option<Payload>) -> Option<Ending> {
+    /// Sets the outcome, with a last value, if there is none. The reader of an untold one learns it by [`Trace::tell`].
+    pub(crate) fn close(
+        &self,
+        outcome: Outcome,
+        value: Option<(Payload, Stored)>,
+        untold: bool,
+    ) -> Option<Ending> {
         let mut cell = self.cell.lock();
         if cell.outcome.is_some() {
             return None;
         }
-        if let Some(value) = value {
+        if let Some((value, stored)) = value {
+            self.keep_value(stored);
             cell.push(Yield::Value(value));
         }
+        cell.untold = untold;
         cell.outcome = Some(outcome);
         self.flags.fetch_or(ENDED, Ordering::AcqRel);
         Some(Ending {
@@ -338,5 +352,38 @@ impl Trace {
             rare: cell.rare.take(),
             attached: cell.attached,
         })
+    }
+
+    /// The outcome, perhaps another than was thought, is on disk or cannot be: the reader learns it. Returns whether there
+    /// is one.
+    pub(crate) fn tell(&self, outcome: Outcome) -> bool {
+        let (reader, attached) = {
+            let mut cell = self.cell.lock();
+            cell.outcome = Some(outcome);
+            cell.untold = false;
+            (cell.reader.take(), cell.attached)
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        attached
+    }
+
+    /// Keeps a value that is yielded in the trace's book.
+    pub(crate) fn keep_value(&self, stored: Stored) {
+        if let (Some(book), Some(stored)) = (&self.book, stored) {
+            book.yields(stored);
+        }
+    }
+
+    /// It ended in an earlier life of the process, and nobody has read it.
+    pub(crate) fn ended_before(&self, outcome: Outcome, values: Vec<Payload>) {
+        let mut cell = self.cell.lock();
+        for value in values {
+            cell.push(Yield::Value(value));
+        }
+        cell.outcome = Some(outcome);
+        cell.attached = false;
+        self.flags.fetch_or(ENDED, Ordering::AcqRel);
     }
 }

@@ -127,6 +127,16 @@ impl Core {
 }
 
 impl<In: Send + 'static, Out: Send + 'static> RunningFlow<In, Out> {
+    /// Resolves when a durable flow has taken up what earlier lives of it left: from then on its traces can be fetched,
+    /// cancelled and paused. At once for other flows. `emit` waits for it by itself. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`EmitError::Store`] if the flow cannot run durable: it was not built so, it runs on this store already, or what is
+    /// stored cannot be read.
+    pub async fn ready(&self) -> Result<(), EmitError> {
+        self.core.engine.ready().await
+    }
+
     /// Emits a payload into the flow, once there is room for its tenant. Cancel-safe: dropped means not accepted.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::{
 const GROUP: usize = 256;
 
 /// Tells whoever waits.
-pub(crate) type Deliver = Box<dyn FnOnce(Outcome) + Send>;
+pub(crate) type Deliver = Box<dyn FnOnce(Outcome) + Send + Sync>;
 
 /// Something to be closed.
 pub(crate) enum Close {

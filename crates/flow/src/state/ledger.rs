@@ -9,6 +9,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use volary_kernel::{Name, Timestamp, TraceId, Uid};
 use volary_store::{
     Batch, Entry, Expect, Key, NewItem, QueueError, Record, SharedStore, StoreError,
@@ -45,7 +46,6 @@ pub(crate) struct Ledger {
 
 /// What is emitted, as it is to be written.
 pub(crate) struct Intake<'a> {
-    pub trace: TraceId,
     pub headers: &'a Headers,
     pub deadline: Option<Duration>,
     pub meta: &'a Meta,
@@ -121,8 +121,8 @@ impl Ledger {
 
     // --- accepting ---------------------------------------------------------------------------
 
-    /// Writes what is emitted. Dropped while it waits, it may have been written: then [`Ledger::revoke`] it.
-    pub(crate) async fn accept(&self, book: &Book, intake: Intake<'_>) -> Result<(), StoreError> {
+    /// What is written when an envelope is accepted. Committing it may be dropped half-way: then it is to be revoked.
+    pub(crate) fn accept(&self, book: &Book, intake: &Intake<'_>) -> Result<Batch, StoreError> {
         let at = self.wall();
         let mut json = Vec::new();
         self.durable
@@ -148,7 +148,7 @@ impl Ledger {
             Expect::Absent,
         );
         tx.append(self.entry("flow.accepted", book, None, &[])?);
-        self.store().commit(tx).await.map(drop)
+        Ok(tx)
     }
 
     // --- steps -------------------------------------------------------------------------------
@@ -163,12 +163,10 @@ impl Ledger {
         &self,
         book: &Book,
         at: StepAt,
-        step: &Step,
+        record: &StepRecord,
     ) -> Result<(), StoreError> {
-        if let Some(record) = self.record_of(at.0, step)? {
-            self.write(book, at, &record).await?;
-            book.wrote(at);
-        }
+        self.write(book, at, record).await?;
+        book.wrote(at);
         Ok(())
     }
 
@@ -216,7 +214,11 @@ impl Ledger {
     }
 
     /// What a step did, as it is written; none where that is an error that ends the trace anyway.
-    fn record_of(&self, node: NodeIx, step: &Step) -> Result<Option<StepRecord>, StoreError> {
+    pub(crate) fn record_of(
+        &self,
+        node: NodeIx,
+        step: &Step,
+    ) -> Result<Option<StepRecord>, StoreError> {
         let output = self.durable.nodes[usize::from(node)].output;
         let codec = |finish: bool| {
             let codec = if finish {
@@ -286,7 +288,7 @@ impl Ledger {
             Some(codec) => codec,
             None => return Err(bad("the node has no codec any more".into())),
         };
-        let decode = |value: &Box<serde_json::value::RawValue>| {
+        let decode = |value: &Box<RawValue>| {
             codec
                 .decode(value.get().as_bytes())
                 .map_err(|error| bad(error.to_string()))
@@ -329,15 +331,14 @@ impl Ledger {
 
     // --- ends --------------------------------------------------------------------------------
 
-    /// Keeps a value that was yielded for the end.
-    pub(crate) fn yields(&self, book: &Book, value: &Payload) -> Result<(), StoreError> {
+    /// A value that is yielded, to be kept for the end.
+    pub(crate) fn output(&self, value: &Payload) -> Result<Box<RawValue>, StoreError> {
         let mut json = Vec::new();
         self.durable
             .output
             .encode(&**value, &mut json)
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
-        book.yields(record::raw(json)?);
-        Ok(())
+        record::raw(json)
     }
 
     /// Adds the end of a trace to `tx`: what it ran with goes, how it ended stays until it is read.
@@ -617,9 +618,7 @@ impl Ledger {
         let uid =
             record::end_of(&record.key, &self.keys.kept).ok_or_else(|| corrupt(&record.key))?;
         let kept: KeptRecord = record::decode(&record.key, &record.value)?;
-        let decode = |value: &Box<serde_json::value::RawValue>| {
-            self.durable.output.decode(value.get().as_bytes())
-        };
+        let decode = |value: &Box<RawValue>| self.durable.output.decode(value.get().as_bytes());
         let values: Result<_, _> = kept.values.iter().map(decode).collect();
         let values = values.map_err(|error| StoreError::Corrupt {
             what: format!("record `{}`: {error}", record.key),

@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "the engine calls it from the next commit on")]
 
-// pub(crate) mod attempt;
+pub(crate) mod attempt;
 pub(crate) mod book;
 pub(crate) mod closer;
 pub(crate) mod codec;

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) const VERSION: u8 = 1;
 
 /// An accepted trace that has not ended.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LiveRecord {
     pub v: u8,
     pub trace: TraceId,

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+    atomic::{AtomicI64, Ordering},
 };
 
 use async_trait::async_trait;
@@ -26,7 +26,7 @@ pub struct Faulty {
     /// Commits that still pass; negative passes all.
     passes: AtomicI64,
     error: Mutex<StoreError>,
-    pub refused: AtomicU64,
+    refused: watch::Sender<u64>,
 }
 
 impl Faulty {
@@ -35,7 +35,7 @@ impl Faulty {
             inner,
             passes: AtomicI64::new(-1),
             error: Mutex::new(StoreError::Closed),
-            refused: AtomicU64::new(0),
+            refused: watch::channel(0).0,
         })
     }
 
@@ -43,6 +43,13 @@ impl Faulty {
     pub fn fail_after(&self, passes: i64, error: StoreError) {
         *self.error.lock() = error;
         self.passes.store(passes, Ordering::SeqCst);
+    }
+
+    /// Waits until so many commits were refused.
+    pub async fn refused(&self, count: u64) {
+        let mut refused = self.refused.subscribe();
+        // The sender is here.
+        let _reached = refused.wait_for(|refused| *refused >= count).await;
     }
 
     pub fn heal(&self) {
@@ -70,7 +77,7 @@ impl Store for Faulty {
             Ok(_) => {}
             Err(left) if left < 0 => {}
             Err(_) => {
-                self.refused.fetch_add(1, Ordering::SeqCst);
+                self.refused.send_modify(|refused| *refused += 1);
                 return Err(self.error.lock().clone());
             }
         }

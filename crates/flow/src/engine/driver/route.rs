@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     super::{
+        durable::Stored,
         shared::Route,
         trace::{Msg, Trace, Yield},
     },
@@ -220,6 +221,16 @@ impl Stage {
         values: SmallVec<[Payload; 2]>,
     ) -> bool {
         let most = self.shared.limits.messages_per_trace;
+        let mut kept = SmallVec::<[(Payload, Stored); 2]>::new();
+        for value in values {
+            match self.shared.stored(trace, &value) {
+                Ok(stored) => kept.push((value, stored)),
+                Err(error) => {
+                    self.broken(local, trace, FlowErrorCode::Store, error.to_string());
+                    return false;
+                }
+            }
+        }
         let reader = {
             let mut cell = trace.cell.lock();
             if cell.outcome.is_some() {
@@ -227,12 +238,13 @@ impl Stage {
                 self.shared.dropped(&mut self.pen, trace, 1);
                 return false;
             }
-            if cell.values as usize + values.len() > most {
+            if cell.values as usize + kept.len() > most {
                 drop(cell);
                 self.too_many(local, trace);
                 return false;
             }
-            for value in values {
+            for (value, stored) in kept {
+                trace.keep_value(stored);
                 cell.push(Yield::Value(value));
             }
             cell.reader.take()

@@ -27,6 +27,7 @@ use crate::{
         breaker::{Admit, Change, Pass},
         retry::{Attempt, Decision, Failure, GaveUp, decide},
     },
+    state::attempt,
 };
 
 /// What a run does.
@@ -576,7 +577,7 @@ impl Stage {
                 {
                     text = format!("{text}; {why}");
                 }
-                let code = failure.code();
+                let code = attempt::code_of(&error).unwrap_or(failure.code());
                 let mut flow_error = self.error(local, &head.trace, code, text, head.attempt);
                 flow_error.latency = Some(latency);
                 if failure == Failure::Timeout {

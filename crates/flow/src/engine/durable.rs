@@ -1,0 +1,688 @@
+//! Durable traces in a running flow: taken up at start, written down before they are accepted, told of when their end is
+//! on disk, paused from other processes.
+//!
+//! ```text
+//!   start ─▶ own ─▶ load ─▶ index (kept results, live traces) ─▶ ready ─▶ places ─▶ stages
+//!   emit ─▶ place ─▶ Ledger::accept ─▶ index, stages            end ─▶ Closer ─▶ reader
+//!   Store::watch(pauses), retried parked traces ─▶ index
+//! ```
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, watch};
+use volary_kernel::{
+    Name, Tenant, TraceId, Uid, clock,
+    task::{Supervisor, TaskKind},
+};
+use volary_store::{
+    Batch, Change, ChangeKind, Claim, Expect, Queue, QueueConfig, StoreError, WatchEvent,
+};
+
+use super::{Accepted, control, reader::Reader, shared::Shared, trace::Trace};
+use crate::{
+    config::RunConfig,
+    envelope::{Headers, Meta},
+    error::EmitError,
+    graph::plan::{Payload, Plan},
+    outcome::{DropReason, Outcome},
+    state::{
+        attempt,
+        book::Book,
+        closer::{Close, Closer, End, store_failure},
+        ledger::{Intake, Kept, Ledger, Loaded, Resumed, of_queue},
+        owner::Owner,
+        record::{self, ParkedRecord},
+    },
+};
+
+/// Wait between two attempts to read what earlier lives left, and after something went wrong with what was retried.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest wait for a trace that somebody retries; then it is looked again whether the flow still runs.
+const CLAIM_WAIT: Duration = Duration::from_secs(3600);
+
+/// A value that a durable trace yields, as it is kept; none of another flow's.
+pub(crate) type Stored = Option<Box<RawValue>>;
+
+/// How far a durable flow is.
+#[derive(Clone)]
+enum Ready {
+    /// It reads what earlier lives left.
+    Opening,
+    Open,
+    /// It cannot be run: why.
+    Refused(Arc<str>),
+}
+
+/// The durable side of a running flow.
+pub(crate) struct Durability {
+    pub ledger: Arc<Ledger>,
+    pub closer: Closer,
+    ready: watch::Sender<Ready>,
+    owner: Mutex<Option<Owner>>,
+    /// Ids of traces that are being accepted or taken up, and are not in the index yet.
+    reserved: Mutex<HashSet<TraceId>>,
+    finished: Notify,
+}
+
+/// A durable flow that cannot be one, or its durable side and the plan that it runs.
+pub(crate) fn of(
+    plan: Arc<Plan>,
+    config: &RunConfig,
+) -> (Arc<Plan>, Option<Result<Arc<Durability>, String>>) {
+    let Some(durable) = &config.durable else {
+        return (plan, None);
+    };
+    let Some(stored) = plan.durable.clone() else {
+        let why = format!(
+            "flow {} is run durable and was not built by build_durable",
+            plan.name
+        );
+        return (plan, Some(Err(why)));
+    };
+    let ledger = Arc::new(Ledger::new(plan.clone(), stored, durable.clone()));
+    let plan = Arc::new(attempt::durable_plan(&plan, &ledger));
+    let durability = Durability {
+        ledger,
+        closer: Closer::default(),
+        ready: watch::channel(Ready::Opening).0,
+        owner: Mutex::default(),
+        reserved: Mutex::default(),
+        finished: Notify::new(),
+    };
+    (plan, Some(Ok(Arc::new(durability))))
+}
+
+/// An id that nobody else may use meanwhile.
+struct Reserved<'a>(&'a Durability, TraceId);
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.0.reserved.lock().remove(&self.1);
+    }
+}
+
+/// Takes back what was written, unless it is kept.
+struct Written<'a> {
+    durable: &'a Durability,
+    book: Option<Arc<Book>>,
+}
+
+impl Drop for Written<'_> {
+    fn drop(&mut self) {
+        if let Some(book) = self.book.take() {
+            self.durable.closer.push(Close::Revoke(book));
+        }
+    }
+}
+
+impl Durability {
+    /// Resolves when what earlier lives left is taken up.
+    pub(crate) async fn ready(&self) -> Result<(), EmitError> {
+        let mut ready = self.ready.subscribe();
+        let ready = ready
+            .wait_for(|ready| !matches!(ready, Ready::Opening))
+            .await;
+        match ready.as_deref() {
+            Ok(Ready::Refused(why)) => Err(EmitError::Store(why.to_string())),
+            Ok(_) => Ok(()),
+            Err(_) => Err(EmitError::Stopped),
+        }
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn finish(&self) {
+        self.closer.finish();
+        self.finished.notify_waiters();
+        self.finished.notify_one();
+        self.ready.send_if_modified(|ready| {
+            let opening = matches!(ready, Ready::Opening);
+            if opening {
+                *ready = Ready::Refused("the flow is stopped".into());
+            }
+            opening
+        });
+        drop(self.owner.lock().take());
+    }
+
+    /// The flow has stopped: what ended is written, and somebody else may run it.
+    pub(crate) async fn stopped(&self) {
+        self.closer.flushed().await;
+        drop(self.owner.lock().take());
+    }
+
+    fn reserve<'a>(&'a self, shared: &Shared, id: TraceId) -> Result<Reserved<'a>, EmitError> {
+        let fresh = self.reserved.lock().insert(id);
+        if !fresh {
+            return Err(EmitError::TraceInUse(id));
+        }
+        let reserved = Reserved(self, id);
+        if shared.index.get(id).is_some() {
+            return Err(EmitError::TraceInUse(id));
+        }
+        Ok(reserved)
+    }
+}
+
+impl Shared {
+    /// Accepts an envelope once there is room and it is on disk. Dropped, it is not accepted: what was written by then is
+    /// taken back.
+    pub(super) async fn emit_durable(
+        self: &Arc<Self>,
+        durable: &Durability,
+        accepted: Accepted,
+    ) -> Result<Reader, EmitError> {
+        let now = self.now();
+        let budget = accepted.deadline.or(self.limits.default_deadline);
+        if budget.is_some_and(|budget| budget.is_zero()) {
+            return Err(EmitError::DeadlineExceeded);
+        }
+        let deadline = budget.map(|budget| now + budget);
+        super::emit::within(self, deadline, durable.ready()).await??;
+        let room = self.enter(deadline).await?;
+        let id = accepted.trace_id;
+        let reserved = durable.reserve(self, id)?;
+        let book = Arc::new(Book::new(
+            Uid::generate(),
+            id,
+            accepted.headers.tenant.clone(),
+        ));
+        let (trace, payload) = self.birth(accepted, now, deadline, Some(book.clone()));
+        let places = super::emit::within(self, deadline, self.places(&trace)).await??;
+        let tx = {
+            let intake = Intake {
+                headers: &trace.headers,
+                deadline: deadline.map(|deadline| deadline - self.now()),
+                meta: &trace.meta,
+                payload: &payload,
+            };
+            durable.ledger.accept(&book, &intake)
+        };
+        let tx = tx.map_err(|error| EmitError::Store(error.to_string()))?;
+        let mut written = Written {
+            durable,
+            book: Some(book),
+        };
+        let commit = durable.ledger.store().commit(tx);
+        match super::emit::within(self, deadline, commit).await? {
+            Ok(_) => {}
+            Err(error) => {
+                // What may be there all the same is taken back.
+                if !matches!(error, StoreError::Io { .. }) {
+                    written.book = None;
+                }
+                return Err(EmitError::Store(error.to_string()));
+            }
+        }
+        self.check_open()?;
+        if !self.index.insert(&trace) {
+            return Err(EmitError::TraceInUse(id));
+        }
+        written.book = None;
+        drop(reserved);
+        places.fill(&trace, payload);
+        room.keep();
+        Ok(self.accepted(trace))
+    }
+
+    /// A value that a durable trace yields, as it is kept.
+    pub(super) fn stored(&self, trace: &Trace, value: &Payload) -> Result<Stored, StoreError> {
+        match (&trace.book, &self.durable) {
+            (Some(_), Some(Ok(durable))) => durable.ledger.output(value).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The end of a trace and its last value, as it is kept; the failure to store it, if it cannot be.
+    pub(super) fn with_stored(
+        &self,
+        trace: &Trace,
+        outcome: Outcome,
+        value: Option<Payload>,
+    ) -> (Outcome, Option<(Payload, Stored)>) {
+        let Some(value) = value else {
+            return (outcome, None);
+        };
+        match (self.stored(trace, &value), &trace.book) {
+            (Err(error), Some(book)) => {
+                let node = self.plan.name.clone();
+                (store_failure(book, node, &error.to_string()), None)
+            }
+            (stored, _) => (outcome, Some((value, stored.unwrap_or_default()))),
+        }
+    }
+
+    /// Has the end of a durable trace written, and told when it is. False if there is nothing to wait for.
+    pub(super) fn write_end(&self, trace: &Arc<Trace>, outcome: Outcome) -> bool {
+        let (Some(book), Some(Ok(durable))) = (&trace.book, &self.durable) else {
+            return false;
+        };
+        let (book, trace) = (book.clone(), trace.clone());
+        let deliver = move |outcome| {
+            let shared = &trace.shared;
+            if !trace.tell(outcome) {
+                shared.keep(&trace);
+            }
+            shared.leave();
+        };
+        durable.closer.push(Close::End(End {
+            book,
+            outcome,
+            deliver: Box::new(deliver),
+        }));
+        true
+    }
+
+    /// How long results are kept, and how many.
+    pub(super) fn results_kept(&self) -> (Duration, usize) {
+        match &self.durable {
+            Some(Ok(durable)) => {
+                let config = &durable.ledger.config;
+                (config.result_ttl, config.results)
+            }
+            _ => (self.limits.result_ttl, self.limits.results),
+        }
+    }
+
+    /// The end of a trace was read, or nobody will.
+    pub(super) fn forget_end(&self, trace: &Trace) {
+        if let (Some(book), Some(Ok(durable))) = (&trace.book, &self.durable) {
+            durable.closer.push(Close::Read(book.uid));
+        }
+    }
+
+    /// Writes that a trace was paused or resumed here.
+    pub(super) fn write_pause(&self, trace: &Trace, paused: bool) {
+        if let (Some(book), Some(Ok(durable))) = (&trace.book, &self.durable) {
+            book.paused();
+            durable.closer.push(Close::Pause(book.clone(), paused));
+        }
+    }
+}
+
+/// Whether the end is only of this life of the process: the next takes the trace up again.
+pub(crate) const fn goes_on(outcome: &Outcome) -> bool {
+    let Outcome::Dropped { reason } = outcome else {
+        return false;
+    };
+    matches!(reason, DropReason::Stopped)
+}
+
+// --- taking up -------------------------------------------------------------------------------
+
+/// Starts the tasks of a durable flow.
+pub(crate) fn start(shared: &Arc<Shared>, durable: &Arc<Durability>, supervisor: &Supervisor) {
+    let closing = durable.clone();
+    supervisor.spawn(TaskKind::new("flow-closer"), async move {
+        closing.closer.run(&closing.ledger).await;
+        Ok(())
+    });
+    let opener = Opener {
+        shared: shared.clone(),
+        durable: durable.clone(),
+    };
+    supervisor.spawn(TaskKind::new("flow-durable").abort(), async move {
+        let finished = opener.durable.clone();
+        tokio::select! {
+            () = finished.finished.notified() => {}
+            () = opener.run() => {}
+        }
+        Ok(())
+    });
+}
+
+struct Opener {
+    shared: Arc<Shared>,
+    durable: Arc<Durability>,
+}
+
+impl Opener {
+    async fn run(&self) {
+        // From before the reading, so that no pause is missed.
+        let keys = &self.durable.ledger.keys;
+        let mut pauses = self.durable.ledger.store().watch(&keys.pauses);
+        let Some((rest, retried)) = self.open().await else {
+            return;
+        };
+        let watch = async {
+            while let Some(event) = pauses.next().await {
+                match event {
+                    WatchEvent::Changed(change) => self.pause_changed(&change).await,
+                    WatchEvent::Lagged => self.pauses_lagged().await,
+                }
+            }
+        };
+        tokio::join!(self.go_on(rest), watch, self.take_retried(&retried));
+    }
+
+    fn refuse(&self, why: impl Into<Arc<str>>) {
+        let why = why.into();
+        tracing::error!(flow = %self.flow(), %why, "a durable flow cannot run");
+        self.durable.ready.send_replace(Ready::Refused(why));
+    }
+
+    fn flow(&self) -> &Name {
+        &self.shared.plan.name
+    }
+
+    /// Takes the flow, and reads what earlier lives left.
+    async fn open(&self) -> Option<(Vec<(Arc<Trace>, Payload)>, Queue)> {
+        let ledger = &self.durable.ledger;
+        let queues = &ledger.config.queues;
+        match Owner::take(queues.incarnation(), self.flow()) {
+            Some(owner) => *self.durable.owner.lock() = Some(owner),
+            None => {
+                self.refuse(format!("flow {} runs on this store already", self.flow()));
+                return None;
+            }
+        }
+        let retried = match queues.queue(QueueConfig::new(ledger.queue())) {
+            Ok(queue) => queue,
+            Err(error) => {
+                self.refuse(error.to_string());
+                return None;
+            }
+        };
+        let loaded = loop {
+            match ledger.load().await {
+                Ok(loaded) => break loaded,
+                Err(error @ (StoreError::Corrupt { .. } | StoreError::Closed)) => {
+                    self.refuse(error.to_string());
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(flow = %self.flow(), %error, "what earlier lives left could not be read");
+                    clock::sleep(AGAIN).await;
+                }
+            }
+        };
+        let live = self.restore(loaded);
+        self.durable.ready.send_replace(Ready::Open);
+        Some((live, retried))
+    }
+
+    /// Puts traces into the index. Returns those that live.
+    fn restore(&self, loaded: Loaded) -> Vec<(Arc<Trace>, Payload)> {
+        let mut kept = loaded.kept;
+        kept.sort_by_key(|kept| kept.left);
+        for kept in kept {
+            self.shared.restore_kept(kept);
+        }
+        for (book, why) in loaded.unreadable {
+            let why = format!("what was accepted cannot be read any more: {why}");
+            let outcome = store_failure(&book, self.durable.ledger.ingress(), &why);
+            let shared = self.shared.clone();
+            let left = self.durable.ledger.config.result_ttl;
+            let end = book.clone();
+            let deliver = move |outcome| {
+                shared.restore_kept(Kept {
+                    book: end,
+                    outcome,
+                    values: Vec::new(),
+                    left,
+                });
+            };
+            self.durable.closer.push(Close::End(End {
+                book,
+                outcome,
+                deliver: Box::new(deliver),
+            }));
+        }
+        let live = loaded.live.into_iter();
+        live.filter_map(|resumed| self.shared.restore_live(resumed))
+            .collect()
+    }
+
+    /// Hands traces that live to their ingress, those of one tenant in the order in which they were accepted.
+    async fn go_on(&self, live: Vec<(Arc<Trace>, Payload)>) {
+        let mut tenants: HashMap<Tenant, Vec<(Arc<Trace>, Payload)>> = HashMap::new();
+        for (trace, payload) in live {
+            let tenant = trace.headers.tenant.clone();
+            tenants.entry(tenant).or_default().push((trace, payload));
+        }
+        let each = tenants.into_values().map(|live| async move {
+            for (trace, payload) in live {
+                if !self.shared.take_up(&trace, payload).await {
+                    return;
+                }
+            }
+        });
+        futures_util::future::join_all(each).await;
+    }
+
+    // --- pauses ------------------------------------------------------------------------------
+
+    async fn pause_changed(&self, change: &Change) {
+        let ledger = &self.durable.ledger;
+        let Some(id) = record::end_of::<TraceId>(&change.key, &ledger.keys.pauses) else {
+            return;
+        };
+        let trace = self.shared.index.get(id);
+        if change.kind != ChangeKind::Put {
+            if let Some(trace) = trace {
+                control::release(&trace);
+            }
+            return;
+        }
+        let (pause, version) = match ledger.pause_of(&change.key).await {
+            Ok(Some(pause)) => pause,
+            // It was resumed since.
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(flow = %self.flow(), trace = %id, %error, "a pause could not be read");
+                return;
+            }
+        };
+        match trace {
+            Some(trace) if trace.headers.tenant == pause.tenant && !trace.has_ended() => {
+                if let Some(book) = &trace.book {
+                    book.paused();
+                }
+                control::hold(&trace);
+            }
+            _ => {
+                // It ended meanwhile, and leaves nothing behind.
+                let mut tx = Batch::new();
+                tx.delete(change.key.clone(), Expect::Version(version));
+                if let Err(error) = ledger.store().commit(tx).await {
+                    tracing::debug!(flow = %self.flow(), trace = %id, %error, "a late pause stays");
+                }
+            }
+        }
+    }
+
+    /// Changes were missed: every trace that lives is looked at.
+    async fn pauses_lagged(&self) {
+        let ledger = &self.durable.ledger;
+        for trace in self.shared.index.all() {
+            let Ok(key) = ledger.keys.pause(trace.id) else {
+                continue;
+            };
+            match ledger.pause_of(&key).await {
+                Ok(Some((pause, _))) if pause.tenant == trace.headers.tenant => {
+                    if let Some(book) = &trace.book {
+                        book.paused();
+                    }
+                    control::hold(&trace);
+                }
+                Ok(_) => drop(control::release(&trace)),
+                Err(error) => {
+                    tracing::warn!(flow = %self.flow(), trace = %trace.id, %error, "a pause could not be read");
+                }
+            }
+        }
+    }
+
+    // --- what a person retries ---------------------------------------------------------------
+
+    /// Takes up parked traces that somebody retries: what was in doubt is run again.
+    async fn take_retried(&self, retried: &Queue) {
+        loop {
+            let claims = match retried.claim("flow", 1, CLAIM_WAIT).await {
+                Ok(claims) => claims,
+                Err(error) => {
+                    tracing::warn!(flow = %self.flow(), %error, "retried traces could not be taken up");
+                    clock::sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            for claim in claims {
+                if let Err(error) = self.retry(retried, &claim).await {
+                    tracing::warn!(flow = %self.flow(), %error, "a retried trace could not be taken up");
+                    let mut tx = Batch::new();
+                    let back = retried.nack(&mut tx, &claim, None, &error);
+                    if back.is_ok()
+                        && let Err(error) = self.durable.ledger.store().commit(tx).await
+                    {
+                        tracing::warn!(flow = %self.flow(), %error, "a retried trace waits for its claim to lapse");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn retry(&self, retried: &Queue, claim: &Claim) -> Result<(), String> {
+        let ledger = &self.durable.ledger;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let parked: ParkedRecord =
+            serde_json::from_slice(&claim.payload).map_err(|error| text(&error))?;
+        if parked.v != record::VERSION {
+            return Err(format!("it is of version {}", parked.v));
+        }
+        let id = parked.live.trace;
+        if let Some(trace) = self.shared.index.get(id)
+            && !self.shared.give_way(&trace)
+        {
+            return Err(format!("trace {id} is in use"));
+        }
+        let reserved = self.durable.reserve(&self.shared, id);
+        let reserved = reserved.map_err(|error| text(&error))?;
+        let uid = Uid::generate();
+        let mut tx = Batch::new();
+        retried
+            .ack(&mut tx, claim)
+            .map_err(|error| text(&of_queue(error)))?;
+        ledger
+            .add_again(&mut tx, uid, &parked)
+            .map_err(|error| text(&error))?;
+        let committed = ledger.store().commit(tx).await;
+        committed.map_err(|error| text(&error))?;
+        let live = parked.live.clone();
+        let found = ledger.found_in(uid, parked).map_err(|error| text(&error))?;
+        let now = ledger.store().clock().wall();
+        let resumed = ledger.resumed(uid, &live, found, now, false);
+        drop(reserved);
+        match resumed {
+            Ok(resumed) => {
+                if let Some((trace, payload)) = self.shared.restore_live(resumed) {
+                    self.shared.take_up(&trace, payload).await;
+                }
+            }
+            Err(unreadable) => {
+                let unreadable = vec![unreadable];
+                self.restore(Loaded {
+                    unreadable,
+                    ..Loaded::default()
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// A trace of an earlier life.
+    fn reborn(
+        self: &Arc<Self>,
+        book: Arc<Book>,
+        headers: Headers,
+        meta: Meta,
+        left: Option<Duration>,
+    ) -> Arc<Trace> {
+        let now = self.now();
+        let accepted = Accepted {
+            payload: Box::new(()),
+            headers,
+            trace_id: book.trace,
+            deadline: left,
+            meta,
+            parent: None,
+        };
+        let deadline = left.map(|left| now + left);
+        let (trace, _no_payload) = self.birth(accepted, now, deadline, Some(book));
+        trace.cell.lock().attached = false;
+        trace
+    }
+
+    /// Puts a trace that ended in an earlier life into the index, to be fetched.
+    fn restore_kept(self: &Arc<Self>, kept: Kept) {
+        let headers = Headers {
+            tenant: kept.book.tenant.clone(),
+            ..Headers::default()
+        };
+        let trace = self.reborn(kept.book, headers, Meta::default(), None);
+        trace.ended_before(kept.outcome, kept.values);
+        if self.index.insert(&trace) {
+            self.keep_for(&trace, kept.left);
+        }
+    }
+
+    /// Puts a trace that lived in an earlier life into the index. It has room even where that is short now: it was accepted.
+    fn restore_live(self: &Arc<Self>, resumed: Resumed) -> Option<(Arc<Trace>, Payload)> {
+        let Resumed {
+            book,
+            headers,
+            meta,
+            left,
+            payload,
+            paused,
+        } = resumed;
+        let trace = self.reborn(book, headers, meta, left);
+        if paused {
+            control::hold(&trace);
+        }
+        match self.room.try_acquire() {
+            Ok(permit) => permit.forget(),
+            Err(_) => drop(self.beyond.fetch_add(1, Ordering::SeqCst)),
+        }
+        if !self.index.insert(&trace) {
+            tracing::error!(flow = %self.plan.name, trace = %trace.id, "two durable traces have one id");
+            self.leave();
+            return None;
+        }
+        if let Some(deadline) = trace.deadline {
+            self.bell.due_at(deadline);
+        }
+        Some((trace, payload))
+    }
+
+    /// Hands a trace that lives to its ingress. False if the flow is stopping.
+    async fn take_up(&self, trace: &Arc<Trace>, payload: Payload) -> bool {
+        let Ok(places) = self.places(trace).await else {
+            return false;
+        };
+        if !trace.has_ended() {
+            places.fill(trace, payload);
+        }
+        true
+    }
+
+    /// Makes room for a trace of the same id, if this one has ended and nobody reads it.
+    fn give_way(&self, trace: &Arc<Trace>) -> bool {
+        {
+            let mut cell = trace.cell.lock();
+            if cell.outcome.is_none() || cell.untold || cell.attached {
+                return false;
+            }
+            cell.gone = true;
+        }
+        self.index.remove(trace);
+        self.forget_end(trace);
+        true
+    }
+}

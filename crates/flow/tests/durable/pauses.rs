@@ -1,0 +1,111 @@
+//! Pausing and resuming durable traces from elsewhere.
+
+use std::time::Duration;
+
+use volary_flow::{
+    Envelope,
+    state::{PauseError, pause, resume},
+};
+use volary_kernel::{Name, TraceId};
+
+use crate::world::{Probe, World, crash, demo, two};
+
+#[tokio::test]
+async fn a_pause_holds_the_next_step_over_a_restart_until_somebody_resumes() {
+    let world = World::new().await;
+    let probe = Probe::new();
+    let flow = two(&probe, None);
+    let name = Name::new("two").unwrap();
+    let life = world.start(&flow).await;
+    let id = life
+        .emit(Envelope::new(4).tenant(demo()))
+        .await
+        .unwrap()
+        .trace_id();
+    probe.second_ran(1).await;
+    crash(life).await;
+
+    // Nobody runs it: what counts is the record.
+    let other = "other".parse().unwrap();
+    let refused = pause(&world.store, &name, id, &other).await;
+    assert!(matches!(refused, Err(PauseError::Unknown(trace)) if trace == id));
+    let refused = pause(&world.store, &name, TraceId::generate(), &demo()).await;
+    assert!(matches!(refused, Err(PauseError::Unknown(_))));
+    pause(&world.store, &name, id, &demo()).await.unwrap();
+    pause(&world.store, &name, id, &demo()).await.unwrap();
+    probe.open();
+    let life = world.start(&flow).await;
+    // Another trace goes through meanwhile.
+    let free = life.call(Envelope::new(1).tenant(demo())).await.unwrap();
+    assert_eq!(
+        (free, probe.counts()),
+        (4, (2, 2)),
+        "the paused one did not move"
+    );
+    assert!(matches!(
+        resume(&world.store, &name, id, &other).await,
+        Err(PauseError::Unknown(_))
+    ));
+    resume(&world.store, &name, id, &demo()).await.unwrap();
+    assert_eq!(life.fetch(id, &demo()).unwrap().result().await.unwrap(), 10);
+    world.left_is(0).await;
+    let told = world.told().await;
+    let paused = told.iter().filter(|kind| *kind == "flow.paused").count();
+    assert_eq!(paused, 2, "{told:?}");
+    assert!(told.contains(&"flow.resumed".to_owned()), "{told:?}");
+}
+
+#[tokio::test]
+async fn whoever_runs_the_flow_learns_of_a_pause_and_of_its_end() {
+    let world = World::new().await;
+    let probe = Probe::new();
+    let flow = two(&probe, None);
+    let name = Name::new("two").unwrap();
+    let life = world.start(&flow).await;
+    // The first holds the only place of the second node; the next waits before it.
+    let first = life.emit(Envelope::new(1).tenant(demo())).await.unwrap();
+    probe.second_ran(1).await;
+    let next = life.emit(Envelope::new(2).tenant(demo())).await.unwrap();
+    let id = next.trace_id();
+    pause(&world.store, &name, id, &demo()).await.unwrap();
+    while life.pause(id, &demo()) {
+        // This paused it before the watch did: then it is paused all the same.
+        break;
+    }
+    probe.open();
+    assert_eq!(first.result().await.unwrap(), 4);
+    let third = life.call(Envelope::new(3).tenant(demo())).await.unwrap();
+    assert_eq!(
+        (third, probe.counts().1),
+        (8, 2),
+        "the paused one is passed by"
+    );
+    resume(&world.store, &name, id, &demo()).await.unwrap();
+    assert_eq!(next.result().await.unwrap(), 6);
+    life.stop(Duration::from_secs(10)).await;
+    world.left_is(0).await;
+}
+
+#[tokio::test]
+async fn a_pause_by_the_running_flow_is_durable_too() {
+    let world = World::new().await;
+    let probe = Probe::new();
+    let flow = two(&probe, None);
+    let life = world.start(&flow).await;
+    let id = life
+        .emit(Envelope::new(4).tenant(demo()))
+        .await
+        .unwrap()
+        .trace_id();
+    probe.second_ran(1).await;
+    assert!(!life.pause(id, &"other".parse().unwrap()));
+    assert!(life.pause(id, &demo()));
+    crash(life).await;
+    probe.open();
+    let life = world.start(&flow).await;
+    assert_eq!(life.call(Envelope::new(1).tenant(demo())).await.unwrap(), 4);
+    assert_eq!(probe.counts().1, 2, "the paused one did not move");
+    assert!(life.resume(id, &demo()));
+    assert_eq!(life.fetch(id, &demo()).unwrap().result().await.unwrap(), 10);
+    world.left_is(0).await;
+}
