@@ -65,7 +65,12 @@ impl<In: Value, Out: Value> FlowBuilder<In, Out> {
     ) -> NodeRef<I, O> {
         let description = flow.describe().clone();
         let start: Child = Arc::new(move |config| {
-            let running = flow.start(config.clone());
+            // A sub-flow runs in memory: in a durable flow its node is one step.
+            let config = RunConfig {
+                durable: None,
+                ..config.clone()
+            };
+            let running = flow.start(config);
             let core = running.core.clone();
             (Arc::new(Subflow { running }), core)
         });

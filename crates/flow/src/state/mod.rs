@@ -4,8 +4,6 @@
 //! durable and is run with a [`DurableConfig`] keeps its traces: what was accepted, a receipt for each finished step, and
 //! how it ended, until that is read.
 
-#![allow(dead_code, reason = "the engine calls it from the next commit on")]
-
 pub(crate) mod attempt;
 pub(crate) mod book;
 pub(crate) mod closer;

@@ -4,6 +4,9 @@
 
 mod core;
 mod graph;
+mod state;
+#[path = "../support/store.rs"]
+mod store;
 mod subflow;
 #[path = "../support/mod.rs"]
 mod support;

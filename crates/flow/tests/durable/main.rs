@@ -1,8 +1,6 @@
 //! What outlives a process: histories, durable traces, pauses.
 
 mod pauses;
-#[path = "../conformance/state.rs"]
-mod state;
 #[path = "../support/store.rs"]
 mod store;
 mod traces;
