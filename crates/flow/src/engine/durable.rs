@@ -37,6 +37,7 @@ use crate::{
         closer::{Close, Closer, End, store_failure},
         ledger::{Intake, Kept, Ledger, Loaded, Resumed, of_queue},
         owner::Owner,
+        pause::{self, PauseError},
         record::{self, ParkedRecord},
     },
 };
@@ -485,7 +486,13 @@ impl Opener {
                 }
                 control::hold(&trace);
             }
+            // In the store it goes on: the next life will hold it.
+            _ if self.shared.closed.load(Ordering::SeqCst) => {}
             _ => {
+                let live = pause::find(ledger.store(), self.flow(), id, &pause.tenant).await;
+                if !matches!(live, Err(PauseError::Unknown(_))) {
+                    return;
+                }
                 // It ended meanwhile, and leaves nothing behind.
                 let mut tx = Batch::new();
                 tx.delete(change.key.clone(), Expect::Version(version));

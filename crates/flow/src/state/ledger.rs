@@ -170,18 +170,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes which steps' outputs a join has bundled.
-    pub(crate) async fn bundle(
-        &self,
-        book: &Book,
-        at: StepAt,
-        inputs: &[u64],
-    ) -> Result<(), StoreError> {
-        let mut record = StepRecord::new(Deed::Bundle);
-        record.inputs = inputs.to_vec();
-        self.write(book, at, &record).await
-    }
-
     async fn write(&self, book: &Book, at: StepAt, record: &StepRecord) -> Result<(), StoreError> {
         let key = self.keys.step(book.uid, self.node(at.0), at.1)?;
         let value = bytes::Bytes::from(record::encode(record)?);
@@ -325,7 +313,7 @@ impl Ledger {
                     .collect::<Result<Vec<_>, _>>()?;
                 Step::To(edges.into_iter().zip(values).collect())
             }
-            Deed::Intent | Deed::Bundle => return Err(bad("it is no receipt".into())),
+            Deed::Intent => return Err(bad("it is no receipt".into())),
         })
     }
 
@@ -442,15 +430,6 @@ impl Ledger {
         };
         let pause = record::decode(&record.key, &record.value)?;
         Ok(Some((pause, record.version)))
-    }
-
-    /// The live record of a trace, if it lives.
-    pub(crate) async fn lives(&self, book: &Book) -> Result<bool, StoreError> {
-        Ok(self
-            .store()
-            .get(&self.keys.live(book.uid)?)
-            .await?
-            .is_some())
     }
 
     /// Where what is in doubt waits for a person, and comes back from.

@@ -13,7 +13,7 @@ mod history;
 pub(crate) mod ledger;
 pub(crate) mod once;
 pub(crate) mod owner;
-mod pause;
+pub(crate) mod pause;
 pub(crate) mod record;
 mod recorder;
 

@@ -73,7 +73,7 @@ async fn commit(store: &SharedStore, tx: Batch, trace: TraceId) -> Result<(), Pa
 }
 
 /// The live record of the trace, as key and version.
-async fn find(
+pub(crate) async fn find(
     store: &SharedStore,
     flow: &Name,
     trace: TraceId,

@@ -79,8 +79,6 @@ pub(crate) enum Deed {
     Nothing,
     /// The final answer.
     Finish,
-    /// A join put out a bundle of what these steps brought.
-    Bundle,
 }
 
 /// What is known of a step.
@@ -93,9 +91,6 @@ pub(crate) struct StepRecord {
     /// Of [`Deed::To`]: where each value went, by node; none is out of the flow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<Option<Name>>,
-    /// Of [`Deed::Bundle`]: the steps whose outputs it has, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub inputs: Vec<u64>,
 }
 
 impl StepRecord {
@@ -105,7 +100,6 @@ impl StepRecord {
             deed,
             values: Vec::new(),
             targets: Vec::new(),
-            inputs: Vec::new(),
         }
     }
 }

@@ -2,12 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::mpsc;
 use volary_flow::{
+    Context, Envelope, Item, Outcome, RunConfig,
+    graph::{FlowBuilder, ProblemCode},
     observe::{FlowEvent, FlowEventKind, Observer as _},
     state::{EventId, HistoryConfig, Recorder, StateStore, StoredEvent},
 };
 use volary_kernel::{
-    ManualClock, Name, Tenant, Timestamp, TraceId, Uid, metric::Metrics, task::Supervisor,
+    ManualClock, Name, SystemClock, Tenant, Timestamp, TraceId, Uid, metric::Metrics,
+    task::Supervisor,
 };
 use volary_store::{Seq, SharedStore};
 
@@ -227,4 +231,163 @@ async fn histories_end_with_their_age() {
     assert_eq!(history.history(trace, &demo).await.unwrap().len(), 2);
     clock.advance(Duration::from_secs(2));
     assert!(history.history(trace, &demo).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn case_74_a_flow_whose_history_cannot_be_saved_goes_on() {
+    let store = Faulty::over(memory(SystemClock::shared()));
+    store.fail_after(0, broken());
+    let shared: SharedStore = store.clone();
+    let config = RunConfig::default();
+    let recorder = Recorder::start(
+        Arc::new(history(&shared)),
+        &config.supervisor,
+        &config.metrics,
+    );
+    let mut b = FlowBuilder::<u64, u64>::new("double");
+    let double = b.node("double", |n: u64, _| async move { Ok(n * 2) });
+    b.ingress(double).egress(double);
+    let flow = b.build().unwrap().start(RunConfig {
+        observers: vec![recorder],
+        ..config
+    });
+    for n in 0..3 {
+        assert_eq!(flow.call(Envelope::new(n)).await.unwrap(), n * 2);
+    }
+    store.refused(1).await;
+    store.heal();
+    let last = Envelope::new(9).tenant(tenant("demo"));
+    let id = last.trace_id;
+    assert_eq!(flow.call(last).await.unwrap(), 18);
+    flow.stop(Duration::from_secs(10)).await;
+    // From here on it is saved again.
+    let found = loop {
+        let found = history(&shared).history(id, &tenant("demo")).await.unwrap();
+        if found.iter().any(|event| event.kind == "trace_end") {
+            break found;
+        }
+        tokio::task::yield_now().await;
+    };
+    let kinds: Vec<_> = found.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(
+        kinds,
+        ["trace_start", "node_start", "node_success", "trace_end"]
+    );
+}
+
+#[test]
+fn case_79_everything_that_cannot_be_stored_is_listed() {
+    let mut b = FlowBuilder::<u64, u64>::new("lacking");
+    let one = b.node("one", |n: u64, _| async move { Ok(n) });
+    let two = b.durable_node("two", |n: u64, _| async move { Ok(n) });
+    let three = b.filter_map("three", |n: u64, _| async move { Ok(Some(n)) });
+    b.connect(one, two)
+        .connect(two, three)
+        .ingress(one)
+        .egress(three);
+    let errors = b.build_durable().unwrap_err();
+    let places: Vec<_> = errors
+        .problems
+        .iter()
+        .map(|problem| problem.place.as_str())
+        .collect();
+    assert_eq!(places, ["node `one`", "node `three`"]);
+    assert!(
+        errors
+            .problems
+            .iter()
+            .all(|problem| problem.code == ProblemCode::NotStored)
+    );
+}
+
+/// Somebody far away who was given a task, and is told if it is not wanted any more.
+struct Task {
+    url: &'static str,
+    id: u64,
+    done: bool,
+    cancelled: mpsc::Sender<(&'static str, u64)>,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if !self.done {
+            // The channel has room for what the test expects.
+            let _told = self.cancelled.try_send((self.url, self.id));
+        }
+    }
+}
+
+#[tokio::test]
+async fn case_80_a_remote_call_streams_finishes_and_is_cancelled_with_its_trace() {
+    let (cancelled, mut told) = mpsc::channel(4);
+    let mut b = FlowBuilder::<u64, String>::new("remote");
+    let ask = b.node("ask", move |id: u64, context: Context| {
+        let cancelled = cancelled.clone();
+        async move {
+            let url = "https://agent.example";
+            let mut task = Task {
+                url,
+                id,
+                done: false,
+                cancelled,
+            };
+            context.chunk(format!("working on {id}")).await?;
+            if id == 13 {
+                std::future::pending::<()>().await;
+            }
+            task.done = true;
+            Ok(format!("{id} is done"))
+        }
+    });
+    b.ingress(ask).egress(ask);
+    let flow = b.build().unwrap().start(RunConfig::default());
+    let mut handle = flow.emit(Envelope::new(12)).await.unwrap();
+    let Some(Item::Chunk(chunk)) = handle.next().await else {
+        panic!("a chunk comes first")
+    };
+    assert_eq!((chunk.seq, chunk.text.as_str()), (0, "working on 12"));
+    assert_eq!(handle.result().await.unwrap(), "12 is done");
+    let mut handle = flow.emit(Envelope::new(13)).await.unwrap();
+    assert!(matches!(handle.next().await, Some(Item::Chunk(_))));
+    assert!(flow.cancel(handle.trace_id(), &Tenant::default()).cancelled);
+    assert!(matches!(handle.outcome().await, Outcome::Cancelled));
+    assert_eq!(told.recv().await, Some(("https://agent.example", 13)));
+    flow.stop(Duration::from_secs(10)).await;
+    assert!(
+        told.try_recv().is_err(),
+        "the one that was done was not cancelled"
+    );
+}
+
+#[tokio::test]
+async fn case_75_who_listens_is_told_of_every_emit_and_harms_nobody_by_failing() {
+    /// Sends on what it is told, and panics all the same.
+    struct Bus(mpsc::Sender<(TraceId, &'static str)>);
+
+    impl volary_flow::observe::Observer for Bus {
+        fn observe(&self, events: &[FlowEvent]) {
+            for event in events {
+                // The channel has room for what the test expects.
+                let _sent = self.0.try_send((event.trace_id, event.kind.as_str()));
+            }
+            panic!("the bus is gone");
+        }
+    }
+
+    let (bus, mut told) = mpsc::channel(64);
+    let mut b = FlowBuilder::<u64, u64>::new("double");
+    let double = b.node("double", |n: u64, _| async move { Ok(n * 2) });
+    b.ingress(double).egress(double);
+    let flow = b.build().unwrap().start(RunConfig {
+        observers: vec![Arc::new(Bus(bus))],
+        ..RunConfig::default()
+    });
+    for n in 0..3 {
+        let envelope = Envelope::new(n);
+        let id = envelope.trace_id;
+        assert_eq!(flow.call(envelope).await.unwrap(), n * 2);
+        for kind in ["trace_start", "node_start", "node_success", "trace_end"] {
+            assert_eq!(told.recv().await, Some((id, kind)));
+        }
+    }
 }

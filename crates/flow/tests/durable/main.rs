@@ -1,5 +1,6 @@
 //! What outlives a process: histories, durable traces, pauses.
 
+mod crash;
 mod pauses;
 #[path = "../support/store.rs"]
 mod store;
