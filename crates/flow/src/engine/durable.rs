@@ -21,7 +21,7 @@ use volary_kernel::{
     task::{Supervisor, TaskKind},
 };
 use volary_store::{
-    Batch, Change, ChangeKind, Claim, Expect, Queue, QueueConfig, StoreError, WatchEvent,
+    Batch, Change, ChangeKind, Claim, Expect, Key, Queue, QueueConfig, StoreError, WatchEvent,
 };
 
 use super::{Accepted, control, reader::Reader, shared::Shared, trace::Trace};
@@ -44,6 +44,8 @@ use crate::{
 
 /// Wait between two attempts to read what earlier lives left, and after something went wrong with what was retried.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Records that are removed by one commit.
+const SWEEP: usize = 512;
 /// Longest wait for a trace that somebody retries; then it is looked again whether the flow still runs.
 const CLAIM_WAIT: Duration = Duration::from_secs(3600);
 
@@ -271,11 +273,8 @@ impl Shared {
             }
             shared.leave();
         };
-        durable.closer.push(Close::End(End {
-            book,
-            outcome,
-            deliver: Box::new(deliver),
-        }));
+        let end = End::new(&durable.ledger, book, outcome, deliver);
+        durable.closer.push(Close::End(end));
         true
     }
 
@@ -402,9 +401,24 @@ impl Opener {
                 }
             }
         };
+        self.sweep(&loaded.garbage).await;
         let live = self.restore(loaded);
         self.durable.ready.send_replace(Ready::Open);
         Some((live, retried))
+    }
+
+    /// Removes what steps wrote whose trace ended at the same moment.
+    async fn sweep(&self, garbage: &[Key]) {
+        let ledger = &self.durable.ledger;
+        for keys in garbage.chunks(SWEEP) {
+            let mut tx = Batch::new();
+            for key in keys {
+                tx.delete(key.clone(), Expect::Any);
+            }
+            if let Err(error) = ledger.store().commit(tx).await {
+                tracing::warn!(flow = %self.flow(), %error, "what is left of ended traces stays until the next start");
+            }
+        }
     }
 
     /// Puts traces into the index. Returns those that live.
@@ -428,11 +442,8 @@ impl Opener {
                     left,
                 });
             };
-            self.durable.closer.push(Close::End(End {
-                book,
-                outcome,
-                deliver: Box::new(deliver),
-            }));
+            let end = End::new(&self.durable.ledger, book, outcome, deliver);
+            self.durable.closer.push(Close::End(end));
         }
         let live = loaded.live.into_iter();
         live.filter_map(|resumed| self.shared.restore_live(resumed))

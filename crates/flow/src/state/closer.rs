@@ -35,7 +35,52 @@ pub(crate) enum Close {
 pub(crate) struct End {
     pub book: Arc<Book>,
     pub outcome: Outcome,
-    pub deliver: Deliver,
+    /// Where a failure to store it belongs.
+    node: Name,
+    deliver: Option<Deliver>,
+}
+
+impl End {
+    pub(crate) fn new(
+        ledger: &Ledger,
+        book: Arc<Book>,
+        outcome: Outcome,
+        deliver: impl FnOnce(Outcome) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            book,
+            outcome,
+            node: ledger.ingress(),
+            deliver: Some(Box::new(deliver)),
+        }
+    }
+
+    /// It is on disk.
+    fn written(mut self) {
+        self.book.drop_values();
+        if let Some(deliver) = self.deliver.take() {
+            deliver(self.outcome.clone());
+        }
+    }
+
+    /// It could not be written: whoever waits learns that, and the next start takes the trace up again.
+    fn lost(mut self, why: &str) {
+        self.tell_lost(why);
+    }
+
+    fn tell_lost(&mut self, why: &str) {
+        if let Some(deliver) = self.deliver.take() {
+            tracing::error!(trace = %self.book.trace, why, "the end of a durable trace could not be stored");
+            deliver(store_failure(&self.book, self.node.clone(), why));
+        }
+    }
+}
+
+/// Whoever waits learns something, whatever happens to the one who writes.
+impl Drop for End {
+    fn drop(&mut self) {
+        self.tell_lost("the process stops");
+    }
 }
 
 /// What waits to be closed: at most what lives, and what is kept, which is bounded.
@@ -53,11 +98,37 @@ struct Queue {
     busy: bool,
     /// Nothing more comes.
     finished: bool,
+    /// Nobody writes any more.
+    gone: bool,
+}
+
+/// Tells that nobody writes any more.
+struct Gone<'a>(&'a Closer);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut queue = self.0.queue.lock();
+            queue.gone = true;
+            std::mem::take(&mut queue.waiting)
+        };
+        // Outside the lock: dropping an end tells whoever waits for it.
+        drop(waiting);
+        self.0.idle.notify_waiters();
+    }
 }
 
 impl Closer {
     pub(crate) fn push(&self, close: Close) {
-        self.queue.lock().waiting.push(close);
+        let mut queue = self.queue.lock();
+        if queue.gone {
+            drop(queue);
+            // Dropping an end tells whoever waits for it.
+            drop(close);
+            return;
+        }
+        queue.waiting.push(close);
+        drop(queue);
         self.news.notify_one();
     }
 
@@ -69,6 +140,7 @@ impl Closer {
 
     /// Writes what comes, until it is told that nothing more does.
     pub(crate) async fn run(&self, ledger: &Ledger) {
+        let _gone = Gone(self);
         loop {
             let (mut all, finished) = {
                 let mut queue = self.queue.lock();
@@ -98,7 +170,7 @@ impl Closer {
             idle.as_mut().enable();
             {
                 let queue = self.queue.lock();
-                if queue.waiting.is_empty() && !queue.busy {
+                if queue.gone || queue.waiting.is_empty() && !queue.busy {
                     return;
                 }
             }
@@ -116,7 +188,7 @@ async fn close(ledger: &Ledger, group: Vec<Close>) {
     for job in group {
         match (doubt(ledger, &job).await, job) {
             (Ok(parked), job) => prepared.push((job, parked)),
-            (Err(error), Close::End(end)) => not_stored(ledger, end, &error),
+            (Err(error), Close::End(end)) => end.lost(&error.to_string()),
             // Their time to live, or the next start, does it.
             (Err(_), _) => {}
         }
@@ -131,7 +203,7 @@ async fn close(ledger: &Ledger, group: Vec<Close>) {
         Err(error) => {
             for (job, _) in prepared {
                 if let Close::End(end) = job {
-                    not_stored(ledger, end, &error);
+                    end.lost(&error.to_string());
                 }
             }
         }
@@ -152,7 +224,7 @@ async fn close_one(ledger: &Ledger, job: Prepared) {
             let again = ledger.persist(|| batch(ledger, &job)).await;
             let [(job, _)] = job;
             match (again, job) {
-                (Err(error), Close::End(end)) => not_stored(ledger, end, &error),
+                (Err(error), Close::End(end)) => end.lost(&error.to_string()),
                 (_, job) => closed(job),
             }
         }
@@ -164,8 +236,7 @@ async fn close_one(ledger: &Ledger, job: Prepared) {
 
 fn closed(job: Close) {
     if let Close::End(end) = job {
-        end.book.drop_values();
-        (end.deliver)(end.outcome);
+        end.written();
     }
 }
 
@@ -192,13 +263,6 @@ async fn doubt(ledger: &Ledger, job: &Close) -> Result<Option<ParkedRecord>, Sto
         }) if error.code == FlowErrorCode::InDoubt => ledger.parked_of(book).await,
         _ => Ok(None),
     }
-}
-
-/// The end could not be written: whoever waits learns that, and the next start takes the trace up again.
-fn not_stored(ledger: &Ledger, end: End, error: &StoreError) {
-    tracing::error!(flow = %ledger.plan.name, trace = %end.book.trace, %error, "the end of a durable trace could not be stored");
-    let outcome = store_failure(&end.book, ledger.ingress(), &error.to_string());
-    (end.deliver)(outcome);
 }
 
 /// How a trace ends that could not be stored.

@@ -79,6 +79,8 @@ pub(crate) struct Loaded {
     pub kept: Vec<Kept>,
     /// Traces whose payload cannot be read any more, and why.
     pub unreadable: Vec<(Arc<Book>, String)>,
+    /// Steps of traces that have ended.
+    pub garbage: Vec<Key>,
 }
 
 impl Ledger {
@@ -561,6 +563,14 @@ impl Ledger {
             Ok(())
         })
         .await?;
+        for (uid, found) in steps {
+            for ((node, step), _) in found.steps {
+                loaded
+                    .garbage
+                    .push(self.keys.step(uid, self.node(node), step)?);
+            }
+            loaded.garbage.extend(found.orphans);
+        }
         each(self.store(), &self.keys.kept, |record| {
             loaded.kept.push(self.kept(&record, now)?);
             Ok(())

@@ -207,7 +207,8 @@ async fn a_process_killed_at_any_point_ends_each_accepted_trace_once_with_one_ef
         };
         let mut ready = false;
         for line in lines.lines().map_while(Result::ok) {
-            ready |= line == "ready";
+            // The first line begins with the name of the test.
+            ready |= line.ends_with("ready");
             if let Some(id) = line.strip_prefix("accepted ") {
                 accepted.entry(id.to_owned()).or_default();
             }
