@@ -44,6 +44,8 @@ use crate::{
 
 /// Wait between two attempts to read what earlier lives left, and after something went wrong with what was retried.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a stop waits for a slow store; what ended is written all the same, and until then nobody else runs the flow.
+const FLUSH: Duration = Duration::from_secs(5);
 /// Records that are removed by one commit.
 const SWEEP: usize = 512;
 /// Longest wait for a trace that somebody retries; then it is looked again whether the flow still runs.
@@ -150,12 +152,17 @@ impl Durability {
             }
             opening
         });
-        drop(self.owner.lock().take());
     }
 
-    /// The flow has stopped: what ended is written, and somebody else may run it.
+    /// The flow has stopped: once what ended is written, somebody else may run it.
     pub(crate) async fn stopped(&self) {
-        self.closer.flushed().await;
+        if clock::timeout(FLUSH, self.closer.flushed()).await.is_ok() {
+            self.release();
+        }
+    }
+
+    /// Somebody else may run the flow.
+    fn release(&self) {
         drop(self.owner.lock().take());
     }
 
@@ -320,6 +327,7 @@ pub(crate) fn start(shared: &Arc<Shared>, durable: &Arc<Durability>, supervisor:
     let closing = durable.clone();
     supervisor.spawn(TaskKind::new("flow-closer"), async move {
         closing.closer.run(&closing.ledger).await;
+        closing.release();
         Ok(())
     });
     let opener = Opener {
