@@ -27,7 +27,6 @@ use volary_store::{
 use super::{Accepted, control, reader::Reader, shared::Shared, trace::Trace};
 use crate::{
     config::RunConfig,
-    envelope::{Headers, Meta},
     error::EmitError,
     graph::plan::{Payload, Plan},
     outcome::{DropReason, Outcome},
@@ -35,7 +34,7 @@ use crate::{
         attempt,
         book::Book,
         closer::{Close, Closer, End, store_failure},
-        ledger::{Intake, Kept, Ledger, Loaded, Resumed, of_queue},
+        ledger::{Intake, Kept, Ledger, Loaded, of_queue},
         owner::Owner,
         pause::{self, PauseError},
         record::{self, ParkedRecord},
@@ -618,97 +617,5 @@ impl Opener {
             }
         }
         Ok(())
-    }
-}
-
-impl Shared {
-    /// A trace of an earlier life.
-    fn reborn(
-        self: &Arc<Self>,
-        book: Arc<Book>,
-        headers: Headers,
-        meta: Meta,
-        left: Option<Duration>,
-    ) -> Arc<Trace> {
-        let now = self.now();
-        let accepted = Accepted {
-            payload: Box::new(()),
-            headers,
-            trace_id: book.trace,
-            deadline: left,
-            meta,
-            parent: None,
-        };
-        let deadline = left.map(|left| now + left);
-        let (trace, _no_payload) = self.birth(accepted, now, deadline, Some(book));
-        trace.cell.lock().attached = false;
-        trace
-    }
-
-    /// Puts a trace that ended in an earlier life into the index, to be fetched.
-    fn restore_kept(self: &Arc<Self>, kept: Kept) {
-        let headers = Headers {
-            tenant: kept.book.tenant.clone(),
-            ..Headers::default()
-        };
-        let trace = self.reborn(kept.book, headers, Meta::default(), None);
-        trace.ended_before(kept.outcome, kept.values);
-        if self.index.insert(&trace) {
-            self.keep_for(&trace, kept.left);
-        }
-    }
-
-    /// Puts a trace that lived in an earlier life into the index. It has room even where that is short now: it was accepted.
-    fn restore_live(self: &Arc<Self>, resumed: Resumed) -> Option<(Arc<Trace>, Payload)> {
-        let Resumed {
-            book,
-            headers,
-            meta,
-            left,
-            payload,
-            paused,
-        } = resumed;
-        let trace = self.reborn(book, headers, meta, left);
-        if paused {
-            control::hold(&trace);
-        }
-        match self.room.try_acquire() {
-            Ok(permit) => permit.forget(),
-            Err(_) => drop(self.beyond.fetch_add(1, Ordering::SeqCst)),
-        }
-        if !self.index.insert(&trace) {
-            tracing::error!(flow = %self.plan.name, trace = %trace.id, "two durable traces have one id");
-            self.leave();
-            return None;
-        }
-        if let Some(deadline) = trace.deadline {
-            self.bell.due_at(deadline);
-        }
-        Some((trace, payload))
-    }
-
-    /// Hands a trace that lives to its ingress. False if the flow is stopping.
-    async fn take_up(&self, trace: &Arc<Trace>, payload: Payload) -> bool {
-        let Ok(places) = self.places(trace).await else {
-            return false;
-        };
-        if !trace.has_ended() {
-            places.fill(trace, payload);
-        }
-        true
-    }
-
-    /// Makes room for a trace of the same id, if this one has ended and nobody reads it.
-    fn give_way(&self, trace: &Arc<Trace>) -> bool {
-        {
-            let mut cell = trace.cell.lock();
-            if cell.outcome.is_none() || cell.untold || cell.attached {
-                return false;
-            }
-            cell.gone = true;
-        }
-        self.index.remove(trace);
-        self.forget_end(trace);
-        true
     }
 }

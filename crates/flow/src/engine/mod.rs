@@ -19,6 +19,7 @@ mod joins;
 mod keeper;
 mod pen;
 mod reader;
+mod restore;
 mod shared;
 mod stop;
 mod tenants;

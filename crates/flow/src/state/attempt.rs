@@ -6,7 +6,7 @@
 //!                new       ─▶ [intent] ─▶ run ─▶ receipt ─▶ hand on
 //! ```
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use volary_store::StoreError;
 
@@ -93,38 +93,36 @@ impl Call for DurableCall {
 }
 
 impl Inner {
-    fn attempt(
+    async fn attempt(
         self: Arc<Self>,
         book: Arc<Book>,
         input: Payload,
         context: Context,
-    ) -> impl Future<Output = Result<Step, NodeError>> + Send + 'static {
-        async move {
-            let at = (self.node, context.step());
-            match book.known(at) {
-                Known::Done(record) => {
-                    return self.ledger.replay(self.node, &record).map_err(of_store);
-                }
-                Known::InDoubt => {
-                    if let Some(step) = self.settle(&book, at).await? {
-                        return self.receipt(&book, at, step).await;
-                    }
-                }
-                Known::New if self.once.is_some() => {
-                    let intended = self.ledger.intend(&book, at).await;
-                    intended.map_err(|error| {
-                        // It was not begun.
-                        book.wrote(at);
-                        of_store(error)
-                    })?;
-                }
-                Known::New => {}
+    ) -> Result<Step, NodeError> {
+        let at = (self.node, context.step());
+        match book.known(at) {
+            Known::Done(record) => {
+                return self.ledger.replay(self.node, &record).map_err(of_store);
             }
-            let mut slot = Slot::new(std::future::pending());
-            self.call.start(input, context, &mut slot);
-            let step = slot.await?;
-            self.receipt(&book, at, step).await
+            Known::InDoubt => {
+                if let Some(step) = self.settle(&book, at).await? {
+                    return self.receipt(&book, at, step).await;
+                }
+            }
+            Known::New if self.once.is_some() => {
+                let intended = self.ledger.intend(&book, at).await;
+                intended.map_err(|error| {
+                    // It was not begun.
+                    book.wrote(at);
+                    of_store(error)
+                })?;
+            }
+            Known::New => {}
         }
+        let mut slot = Slot::new(std::future::pending());
+        self.call.start(input, context, &mut slot);
+        let step = slot.await?;
+        self.receipt(&book, at, step).await
     }
 
     async fn receipt(&self, book: &Book, at: StepAt, step: Step) -> Result<Step, NodeError> {

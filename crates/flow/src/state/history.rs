@@ -4,7 +4,11 @@
 //! age and size are bounded by the store's retention, and its chain shows edits. It has no index by trace, so reading a
 //! history walks the journal: meant for people and tests, not for hot paths.
 
-use std::{cmp::Reverse, collections::HashMap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, hash_map},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -283,10 +287,10 @@ impl StateStore {
         let mut new = 0;
         for event in events {
             let source = event.id.source;
-            if !places.contains_key(&source) {
-                places.insert(source, self.place(source).await?);
-            }
-            let place = places.entry(source).or_default();
+            let place = match places.entry(source) {
+                hash_map::Entry::Occupied(known) => known.into_mut(),
+                hash_map::Entry::Vacant(new) => new.insert(self.place(source).await?),
+            };
             if event.id.seq > place.0 {
                 place.0 = event.id.seq;
                 new += 1;

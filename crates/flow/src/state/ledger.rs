@@ -278,7 +278,7 @@ impl Ledger {
             Some(codec) => codec,
             None => return Err(bad("the node has no codec any more".into())),
         };
-        let decode = |value: &Box<RawValue>| {
+        let decode = |value: &RawValue| {
             codec
                 .decode(value.get().as_bytes())
                 .map_err(|error| bad(error.to_string()))
@@ -286,7 +286,7 @@ impl Ledger {
         let mut values = record
             .values
             .iter()
-            .map(decode)
+            .map(|value| decode(value))
             .collect::<Result<Vec<_>, _>>()?;
         let mut one = || values.pop().ok_or_else(|| bad("it has no value".into()));
         Ok(match record.deed {
@@ -607,8 +607,8 @@ impl Ledger {
         let uid =
             record::end_of(&record.key, &self.keys.kept).ok_or_else(|| corrupt(&record.key))?;
         let kept: KeptRecord = record::decode(&record.key, &record.value)?;
-        let decode = |value: &Box<RawValue>| self.durable.output.decode(value.get().as_bytes());
-        let values: Result<_, _> = kept.values.iter().map(decode).collect();
+        let decode = |value: &RawValue| self.durable.output.decode(value.get().as_bytes());
+        let values: Result<_, _> = kept.values.iter().map(|value| decode(value)).collect();
         let values = values.map_err(|error| StoreError::Corrupt {
             what: format!("record `{}`: {error}", record.key),
             seq: None,
