@@ -68,6 +68,10 @@ impl Verdict {
                 reason: "an earlier attempt at it still runs in this process".to_owned(),
                 delay: Some(Duration::from_secs(1)),
             },
+            // Whoever calls would call as deep again.
+            EmitError::TooDeep(_) => Self::GiveUp {
+                reason: error.to_string(),
+            },
             EmitError::Full | EmitError::DeadlineExceeded | EmitError::Store(_) => {
                 Self::again(error)
             }
