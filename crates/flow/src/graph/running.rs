@@ -5,7 +5,7 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -260,21 +260,27 @@ impl<Out: Send + 'static> TraceHandle<Out> {
     }
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<Out>>> {
+        self.poll_read(cx).map(|read| match read {
+            Ok(item) => Some(item),
+            Err(outcome) => {
+                self.outcome = Some(outcome);
+                None
+            }
+        })
+    }
+
+    /// The next thing the trace yields, or how it ended, which it says again when asked again.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Item<Out>, Outcome>> {
         loop {
-            let Poll::Ready(read) = self.reader.poll_next(cx) else {
-                return Poll::Pending;
-            };
-            return Poll::Ready(match read {
-                Read::Value(payload) => match typed(payload) {
-                    Some(value) => Some(Item::Value(value)),
-                    None => continue,
-                },
-                Read::Chunk(chunk) => Some(Item::Chunk(chunk)),
-                Read::End(outcome) => {
-                    self.outcome = Some(outcome);
-                    None
+            match ready!(self.reader.poll_next(cx)) {
+                Read::Value(payload) => {
+                    if let Some(value) = typed(payload) {
+                        return Poll::Ready(Ok(Item::Value(value)));
+                    }
                 }
-            });
+                Read::Chunk(chunk) => return Poll::Ready(Ok(Item::Chunk(chunk))),
+                Read::End(outcome) => return Poll::Ready(Err(outcome)),
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Pieces of a stream, in order, and their encodings.
 //!
-//! A node sends pieces with `Context::chunk`; whoever holds the trace reads them between its values. [`sse`] and [`ws`]
-//! write them for browsers; [`resequence`] puts pieces that came over an unordered way back in order.
+//! A node sends pieces with `Context::chunk`, or passes those of a source on with [`emit_stream_events`]; whoever holds the
+//! trace reads them between its values, or alone with [`stream_flow`]. [`sse`] and [`ws`] write them for browsers;
+//! [`resequence`] puts pieces that came over an unordered way back in order.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,9 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::Meta;
 
+mod emit;
+mod read;
 pub mod resequence;
 pub mod sse;
 pub mod ws;
+
+pub use emit::emit_stream_events;
+pub use read::{FlowStream, Until, stream_flow};
 
 /// A piece of a stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
