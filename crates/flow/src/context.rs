@@ -9,6 +9,7 @@ use crate::{
     envelope::{Headers, Meta},
     error::NodeError,
     graph::plan::NodeIx,
+    observe::trace_context::TraceParent,
     stream::StreamChunk,
 };
 
@@ -123,6 +124,11 @@ impl Context {
     #[doc(alias = "idempotency")]
     pub fn idempotency_key(&self) -> String {
         format!("{}/{}/{:x}", self.trace.id, self.node(), self.step)
+    }
+
+    /// What this node tells those whom it calls on behalf of the trace, as the W3C header `traceparent` (by `to_string`).
+    pub fn traceparent(&self) -> TraceParent {
+        TraceParent::outgoing(self.trace.id, self.flow(), &self.trace.meta)
     }
 
     /// Yields a piece of the trace's stream; see [`Context::chunk_of`].

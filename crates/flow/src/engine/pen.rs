@@ -9,6 +9,7 @@ use crate::{
         FlowEventKind,
         metrics::{FlowMetrics, StageMetrics},
         tap::{Tap, TraceTag},
+        trace_context::TraceParent,
     },
     outcome::Outcome,
 };
@@ -44,6 +45,16 @@ impl Pen {
     pub(crate) fn event(&mut self, trace: &Trace, at: Mono, kind: FlowEventKind) {
         if self.tap.is_on() {
             self.tap.event(&tag(trace), None, 0, at, kind);
+        }
+    }
+
+    /// The trace was accepted, perhaps on behalf of a caller.
+    pub(crate) fn started(&mut self, trace: &Trace) {
+        self.event(trace, trace.accepted, FlowEventKind::TraceStart);
+        if let Some(caller) = TraceParent::of_caller(&trace.meta) {
+            let (span, sampled) = (caller.span_id, caller.sampled);
+            let kind = FlowEventKind::TraceParent { span, sampled };
+            self.event(trace, trace.accepted, kind);
         }
     }
 

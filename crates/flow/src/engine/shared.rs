@@ -301,7 +301,7 @@ impl Shared {
         pen.ended(trace, &told);
         if pen.is_on() {
             if trace.first_to_tell() {
-                pen.event(trace, trace.accepted, FlowEventKind::TraceStart);
+                pen.started(trace);
             }
             let (outcome, latency) = (told.clone(), now - trace.accepted);
             pen.event(trace, now, FlowEventKind::TraceEnd { outcome, latency });

@@ -118,8 +118,7 @@ impl Stage {
             return None;
         }
         if self.pen.is_on() && msg.trace.first_to_tell() {
-            self.pen
-                .event(&msg.trace, msg.trace.accepted, FlowEventKind::TraceStart);
+            self.pen.started(&msg.trace);
         }
         let Job::Call(call) = self.nodes[local].work.clone() else {
             return self.gather(local, msg);
