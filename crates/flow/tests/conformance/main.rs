@@ -7,6 +7,9 @@ mod graph;
 mod state;
 #[path = "../support/store.rs"]
 mod store;
+mod observe;
+mod seen;
+mod streams;
 mod subflow;
 #[path = "../support/mod.rs"]
 mod support;

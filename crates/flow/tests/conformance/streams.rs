@@ -12,7 +12,7 @@ use volary_flow::{
     stream::{StreamChunk, Until, emit_stream_events, sse, stream_flow, ws},
 };
 
-use crate::support::{config, ms, of, soon, until};
+use crate::seen::{ms, of, soon, until};
 
 /// A flow of one node.
 fn flow<F, Fut>(code: F) -> Flow<u64, String>
@@ -44,21 +44,27 @@ async fn read(handle: TraceHandle<String>, until: Until) -> Vec<Result<Item<Stri
     soon("a stream", stream_flow(handle, until).collect()).await
 }
 
-fn chunks(items: &[Result<Item<String>, Outcome>]) -> Vec<&StreamChunk> {
-    let chunk = |item: &'_ _| match item {
+fn chunk(item: &Result<Item<String>, Outcome>) -> Option<&StreamChunk> {
+    match item {
         Ok(Item::Chunk(chunk)) => Some(chunk),
         _ => None,
-    };
+    }
+}
+
+fn chunks(items: &[Result<Item<String>, Outcome>]) -> Vec<&StreamChunk> {
     items.iter().filter_map(chunk).collect()
 }
 
 fn numbers(items: &[Result<Item<String>, Outcome>]) -> Vec<(u64, &str, bool)> {
     let chunks = chunks(items);
-    chunks.into_iter().map(|chunk| (chunk.seq, chunk.text.as_str(), chunk.done)).collect()
+    chunks
+        .into_iter()
+        .map(|chunk| (chunk.seq, chunk.text.as_str(), chunk.done))
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_51_pieces_come_in_order_and_numbers_start_anew_after_the_last() {
+async fn pieces_come_in_order_and_numbers_start_anew_after_the_last() {
     let flow = flow(|_, context| async move {
         for text in ["a", "b"] {
             context.chunk(text).await?;
@@ -67,18 +73,27 @@ async fn case_51_pieces_come_in_order_and_numbers_start_anew_after_the_last() {
         context.chunk("d").await?;
         Ok(String::new())
     });
-    let running = flow.start(config()).unwrap();
+    let running = flow.start(RunConfig::default());
     let handle = running.emit(of("demo", 1)).await.unwrap();
     let trace = handle.trace_id();
     let items = read(handle, Until::End).await;
-    let wanted = [(0, "a", false), (1, "b", false), (2, "c", true), (0, "d", false)];
+    let wanted = [
+        (0, "a", false),
+        (1, "b", false),
+        (2, "c", true),
+        (0, "d", false),
+    ];
     assert_eq!(numbers(&items), wanted);
-    assert!(chunks(&items).iter().all(|chunk| chunk.stream_id == trace.to_string()));
+    assert!(
+        chunks(&items)
+            .iter()
+            .all(|chunk| chunk.stream_id == trace.to_string())
+    );
     running.stop(ms(1_000)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_52_a_piece_waits_while_as_many_as_allowed_are_unread() {
+async fn a_piece_waits_while_as_many_as_allowed_are_unread() {
     let sent = Arc::new(Mutex::new(0));
     let count = sent.clone();
     let flow = flow(move |_, context| {
@@ -96,28 +111,33 @@ async fn case_52_a_piece_waits_while_as_many_as_allowed_are_unread() {
             chunks_per_trace: 1,
             ..Limits::default()
         },
-        ..config()
+        ..RunConfig::default()
     };
-    let running = flow.start(config).unwrap();
+    let running = flow.start(config);
     let mut handle = running.emit(of("demo", 1)).await.unwrap();
     for read in 1..=3 {
         until("a piece", || *sent.lock() >= read).await;
-        volary_kernel::clock::timeout(ms(100), std::future::pending::<()>()).await.unwrap_err();
+        volary_kernel::clock::timeout(ms(100), std::future::pending::<()>())
+            .await
+            .unwrap_err();
         assert_eq!(*sent.lock(), read, "one may be unread");
-        assert!(matches!(soon("a piece", handle.next()).await, Some(Item::Chunk(_))));
+        assert!(matches!(
+            soon("a piece", handle.next()).await,
+            Some(Item::Chunk(_))
+        ));
     }
     assert!(soon("the end", handle.outcome()).await.is_done());
     running.stop(ms(1_000)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_53_numbers_of_each_trace_are_its_own() {
+async fn numbers_of_each_trace_are_its_own() {
     let flow = flow(|_, context| async move {
         context.chunk("a").await?;
         context.chunk_of(last("b")).await?;
         Ok(String::new())
     });
-    let running = flow.start(config()).unwrap();
+    let running = flow.start(RunConfig::default());
     for _ in 0..2 {
         let handle = running.emit(of("demo", 1)).await.unwrap();
         let items = read(handle, Until::Done).await;
@@ -127,7 +147,7 @@ async fn case_53_numbers_of_each_trace_are_its_own() {
 }
 
 #[test]
-fn case_54_a_piece_as_a_server_sent_event() {
+fn a_piece_as_a_server_sent_event() {
     let chunk = StreamChunk::new("s", 4, "one\ntwo");
     let text = sse::encode(&chunk, Some(Duration::from_millis(1_500)));
     let wanted = "event: chunk\nid: 4\nretry: 1500\ndata: one\ndata: two\n\n";
@@ -139,14 +159,17 @@ fn case_54_a_piece_as_a_server_sent_event() {
 }
 
 #[test]
-fn case_55_a_piece_as_a_web_socket_message() {
+fn a_piece_as_a_web_socket_message() {
     let mut extra = Map::new();
     extra.insert("topic".into(), json!("answers"));
     let text = ws::encode(&StreamChunk::new("s", 0, "a\"b"), &extra).unwrap();
     let wanted = json!({
         "stream_id": "s", "seq": 0, "text": "a\"b", "done": false, "meta": {}, "topic": "answers",
     });
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), wanted);
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+        wanted
+    );
 }
 
 fn facts() -> Meta {
@@ -155,7 +178,7 @@ fn facts() -> Meta {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_56_a_source_is_passed_on_and_its_end_is_made_up_if_it_had_none() {
+async fn a_source_is_passed_on_and_its_end_is_made_up_if_it_had_none() {
     let flow = flow(|kind, context| async move {
         let tokens: &[&str] = match kind {
             0 => &["a", "skip", "b"],
@@ -172,7 +195,7 @@ async fn case_56_a_source_is_passed_on_and_its_end_is_made_up_if_it_had_none() {
         let sent = emit_stream_events(stream::iter(tokens), &context, adapt, facts()).await?;
         Ok(sent.to_string())
     });
-    let running = flow.start(config()).unwrap();
+    let running = flow.start(RunConfig::default());
     let wanted: [&[_]; 4] = [
         &[(0, "a", false), (1, "b", false), (2, "", true)],
         &[(0, "a", false), (1, "z", true)],
@@ -193,37 +216,45 @@ async fn case_56_a_source_is_passed_on_and_its_end_is_made_up_if_it_had_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_57_reading_ends_with_the_last_piece_or_after_the_value_that_follows() {
+async fn reading_ends_with_the_last_piece_or_after_the_value_that_follows() {
     let flow = flow(|_, context| async move {
         context.chunk("a").await?;
         context.chunk_of(last("b")).await?;
         Ok("final".to_owned())
     });
-    let running = flow.start(config()).unwrap();
+    let running = flow.start(RunConfig::default());
     let handle = running.emit(of("demo", 1)).await.unwrap();
     assert_eq!(read(handle, Until::Done).await.len(), 2);
     let handle = running.emit(of("demo", 1)).await.unwrap();
     let items = read(handle, Until::Final).await;
-    assert!(matches!(&items[2], Ok(Item::Value(text)) if text == "final"), "{items:?}");
+    assert!(
+        matches!(&items[2], Ok(Item::Value(text)) if text == "final"),
+        "{items:?}"
+    );
     assert_eq!(items.len(), 3);
-    // A trace that is cancelled in the middle ends the stream, and says so.
     running.stop(ms(1_000)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_57_the_stream_of_a_trace_that_is_cancelled_ends_and_says_so() {
+async fn the_stream_of_a_trace_that_is_cancelled_ends_and_says_so() {
     let flow = flow(|_, context| async move {
         context.chunk("a").await?;
         std::future::pending().await
     });
-    let running = flow.start(config()).unwrap();
+    let running = flow.start(RunConfig::default());
     let envelope: Envelope<u64> = of("demo", 1);
     let (trace, whose) = (envelope.trace_id, envelope.headers.tenant.clone());
     let handle = running.emit(envelope).await.unwrap();
     let mut items = stream_flow(handle, Until::Done);
-    assert!(matches!(soon("a piece", items.next()).await, Some(Ok(Item::Chunk(_)))));
+    assert!(matches!(
+        soon("a piece", items.next()).await,
+        Some(Ok(Item::Chunk(_)))
+    ));
     assert!(running.cancel(trace, &whose).cancelled);
-    assert!(matches!(soon("the end", items.next()).await, Some(Err(Outcome::Cancelled))));
+    assert!(matches!(
+        soon("the end", items.next()).await,
+        Some(Err(Outcome::Cancelled))
+    ));
     assert!(soon("nothing more", items.next()).await.is_none());
     running.stop(ms(1_000)).await;
 }
@@ -232,7 +263,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
     /// Two attempts' worth of pieces over several streams, by nodes that run side by side.
     #[test]
-    fn case_58_interleaved_streams_stay_in_order_each(
+    fn interleaved_streams_stay_in_order_each(
         script in prop::collection::vec((0usize..3, any::<bool>()), 1..40),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -264,7 +295,7 @@ proptest! {
                 });
                 b.connect(split, node).egress(node);
             }
-            let running = b.build().unwrap().start(config()).unwrap();
+            let running = b.build().unwrap().start(RunConfig::default());
             let handle = running.emit(of("demo", 1)).await.unwrap();
             let items = read(handle, Until::End).await;
             running.stop(ms(1_000)).await;
@@ -281,7 +312,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn case_59_facts_of_a_trace_and_of_a_piece_are_apart() {
+async fn facts_of_a_trace_and_of_a_piece_are_apart() {
     let flow = flow(|_, context| async move {
         let chunk = ChunkSpec {
             meta: facts(),
@@ -290,7 +321,7 @@ async fn case_59_facts_of_a_trace_and_of_a_piece_are_apart() {
         context.chunk_of(chunk).await?;
         Ok(context.meta()["customer"].to_string())
     });
-    let running = flow.start(config()).unwrap();
+    let running = flow.start(RunConfig::default());
     let facts_of_trace = [("customer".to_owned(), json!(7))];
     let meta: Meta = Arc::new(facts_of_trace.into_iter().collect());
     let handle = running.emit(of("demo", 1).meta(meta)).await.unwrap();
