@@ -10,6 +10,9 @@ mod store;
 mod observe;
 mod seen;
 mod streams;
+mod state;
+#[path = "../support/store.rs"]
+mod store;
 mod subflow;
 #[path = "../support/mod.rs"]
 mod support;
