@@ -9,10 +9,10 @@ mod state;
 mod store;
 mod observe;
 mod seen;
-mod streams;
 mod state;
 #[path = "../support/store.rs"]
 mod store;
+mod streams;
 mod subflow;
 #[path = "../support/mod.rs"]
 mod support;
