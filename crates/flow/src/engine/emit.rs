@@ -330,7 +330,7 @@ impl<'a> Places<'a> {
                 payload.take()
             } else {
                 let clone = self.shared.plan.clone_input;
-                payload.as_deref().map(|payload| clone(payload))
+                payload.as_deref().map(clone)
             };
             let Some(given) = given else { return };
             let msg = first(trace, given, edge, at as u64);

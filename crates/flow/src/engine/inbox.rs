@@ -27,11 +27,14 @@ pub(crate) struct Taken<T> {
     pub item: T,
 }
 
+/// Messages of one priority, each with the edge it came by.
+type Queue<T> = (u8, VecDeque<(u16, T)>);
+
 #[derive(Debug)]
 struct Lane<T> {
     tenant: u32,
     /// By priority, highest first.
-    queues: SmallVec<[(u8, VecDeque<(u16, T)>); 1]>,
+    queues: SmallVec<[Queue<T>; 1]>,
     len: usize,
     /// Per edge.
     held: SmallVec<[u32; 4]>,

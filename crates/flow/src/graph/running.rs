@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::Stream;
-use volary_kernel::{SharedClock, Tenant, TraceId};
+use volary_kernel::{Name, SharedClock, Tenant, TraceId};
 
 use super::plan::Payload;
 use crate::{
@@ -102,6 +102,12 @@ impl<In, Out> RunningFlow<In, Out> {
     #[doc(alias = "queue_depth")]
     pub fn depths(&self) -> Depths {
         self.core.engine.depths()
+    }
+
+    /// Nodes that hold their thread for longer than [`Limits::blocked_after`](crate::Limits::blocked_after), and for how long:
+    /// for the health of whoever runs the flow. Those of sub-flows are not among them.
+    pub fn blocked(&self) -> Vec<(Name, Duration)> {
+        self.core.engine.blocked()
     }
 
     /// Accepts nothing more, drains for up to `limit`, ends the rest as dropped, and stops the sub-flows. A second stop waits
@@ -208,10 +214,6 @@ impl<Out> TraceHandle<Out> {
 
 impl<Out: Send + 'static> TraceHandle<Out> {
     /// The next thing the trace yields; none once it has ended. Cancel-safe.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "it is async; the stream has the same name for it"
-    )]
     pub async fn next(&mut self) -> Option<Item<Out>> {
         std::future::poll_fn(|cx| self.poll_item(cx)).await
     }

@@ -55,7 +55,7 @@ async fn pass<T>(value: T, _: Context) -> Result<T, NodeError> {
 }
 
 fn problems<In, Out>(built: Result<Flow<In, Out>, BuildErrors>) -> BuildErrors {
-    built.err().expect("the graph is wrong")
+    built.map(drop).expect_err("the graph is wrong")
 }
 
 // --- Graph -----------------------------------------------------------------------------------

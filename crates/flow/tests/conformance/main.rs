@@ -2,6 +2,8 @@
 //!
 //! `docs/reference/conformance-flow.md` says which case is which test, and where we differ.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod core;
 mod graph;
 mod state;

@@ -1,5 +1,7 @@
 //! What outlives a process: histories, durable traces, pauses.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 mod crash;
 mod pauses;
 #[path = "../support/store.rs"]

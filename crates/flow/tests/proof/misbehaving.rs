@@ -457,11 +457,13 @@ fn streams(limit: usize) -> (Running, Arc<AtomicUsize>) {
     let flow = single(wide(), move |n: u64, context: Context| {
         let counts = counts.clone();
         async move {
-            while n < 10 {
+            if n >= 10 {
+                return Ok(n);
+            }
+            loop {
                 context.chunk("more").await?;
                 counts.fetch_add(1, Ordering::SeqCst);
             }
-            Ok(n)
         }
     });
     let mut settings = config();

@@ -41,6 +41,9 @@ pub async fn soon<F: Future>(future: F) -> F::Output {
 }
 
 /// One side: a node with one agent of the same name.
+/// Who brought refused frames, how many messages, why.
+pub type Rejected = Arc<Mutex<Vec<(Name, usize, &'static str)>>>;
+
 #[derive(Clone)]
 pub struct Side {
     pub name: Name,
@@ -48,8 +51,8 @@ pub struct Side {
     pub agent: Identity,
     pub metrics: Metrics,
     pub tasks: Supervisor,
-    /// What its listener said of frames that it refused: who brought them, how many messages, why.
-    pub rejected: Arc<Mutex<Vec<(Name, usize, &'static str)>>>,
+    /// What its listener said of frames that it refused.
+    pub rejected: Rejected,
 }
 
 impl Side {

@@ -28,8 +28,8 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// Its word in metrics.
-    pub(crate) const fn as_str(&self) -> &'static str {
+    #[cfg(test)]
+    const fn as_str(&self) -> &'static str {
         match self {
             Self::Ack => "acked",
             Self::Again { .. } => "retried",
@@ -68,13 +68,10 @@ impl Verdict {
                 reason: "an earlier attempt at it still runs in this process".to_owned(),
                 delay: Some(Duration::from_secs(1)),
             },
-            // Whoever calls would call as deep again.
-            EmitError::TooDeep(_) => Self::GiveUp {
-                reason: error.to_string(),
-            },
             EmitError::Full | EmitError::DeadlineExceeded | EmitError::Store(_) => {
                 Self::again(error)
             }
+            // Whoever calls would call as deep again.
             EmitError::TooDeep(_) | EmitError::CallsItself => Self::GiveUp {
                 reason: error.to_string(),
             },

@@ -74,8 +74,7 @@ async fn a_stream_waits_for_its_reader_and_not_for_one_that_is_gone() {
 
 fn reader_chunks(engine: &Engine, id: volary_kernel::TraceId) -> u32 {
     let trace = engine.0.shared.index.get(id).unwrap();
-    let chunks = trace.cell.lock().chunks;
-    chunks
+    trace.cell.lock().chunks
 }
 
 #[tokio::test(start_paused = true)]

@@ -154,9 +154,9 @@ mod tests {
             let reaches = reaches(&next);
             let groups = components(&next);
             let group_of = |node: usize| groups.iter().position(|group| group.contains(&node));
-            for from in 0..next.len() {
-                for to in 0..next.len() {
-                    let together = from == to || (reaches[from][to] && reaches[to][from]);
+            for (from, forth) in reaches.iter().enumerate() {
+                for (to, back) in reaches.iter().enumerate() {
+                    let together = from == to || (forth[to] && back[from]);
                     prop_assert_eq!(group_of(from) == group_of(to), together);
                 }
             }
