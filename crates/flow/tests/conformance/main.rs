@@ -6,9 +6,6 @@
 
 mod core;
 mod graph;
-mod state;
-#[path = "../support/store.rs"]
-mod store;
 mod observe;
 mod seen;
 mod state;
