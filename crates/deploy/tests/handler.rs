@@ -110,6 +110,8 @@ async fn a_hundred_megabytes_of_errors_leave_a_bounded_log() {
     let mut program = fixture
         .sh("yes xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx | head -c 100000000 >&2; echo ok");
     program.log.max_file = 1 << 20;
+    // Too little for it on the slowest machine.
+    program.log.rate = 1 << 20;
     let outcome = run(&fixture, program, "").await;
     assert!(outcome.is_ack(), "{outcome:?}");
     let logs = std::fs::read_dir(fixture.state().join("logs"))

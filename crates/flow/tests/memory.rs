@@ -13,6 +13,7 @@ use volary_kernel::clock;
 use crate::support::{config, is_full, ms, of, tenant, trace, until};
 
 #[path = "support/mod.rs"]
+#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
 /// Bytes that are allocated.

@@ -247,7 +247,6 @@ async fn charge(order: Order, context: Context) -> Result<Receipt, NodeError> {
 
 /// The agent: this very program, run by the fleet of the test below.
 #[test]
-#[ignore = "it is the agent of a fleet"]
 #[expect(
     clippy::disallowed_methods,
     reason = "a replica finds its link in its environment"
@@ -285,7 +284,7 @@ fn agent() {
 fn orders() -> Fleet {
     let program = std::env::current_exe().unwrap();
     let run = format!(
-        "exec '{}' --ignored --exact flows::agent --nocapture\n",
+        "exec '{}' --exact flows::agent --nocapture\n",
         program.display()
     );
     let desk = Agent {

@@ -90,8 +90,8 @@ pub struct Logging<W = fn() -> io::Stderr> {
 ///
 /// # Examples
 /// ```
-/// use volary_flow::observe::configure_logging;
-/// let logging = configure_logging().structured(true).level("debug".parse()?);
+/// use volary_flow::observe::{LogLevel, configure_logging};
+/// let logging = configure_logging().structured(true).level("debug".parse::<LogLevel>()?);
 /// // tracing::subscriber::set_global_default(logging.subscriber())
 /// # let _guard = tracing::subscriber::set_default(logging.subscriber());
 /// # Ok::<(), volary_flow::observe::LogLevelError>(())

@@ -14,4 +14,5 @@ mod store;
 mod streams;
 mod subflow;
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod support;

@@ -17,5 +17,6 @@ mod neighbour;
 mod properties;
 mod spec;
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 mod world;

@@ -1,7 +1,5 @@
 //! What the tests of flows share: tenants, bounded waits, an observer that remembers, dice.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
-
 use std::{
     sync::{Arc, Once},
     time::Duration,

@@ -12,6 +12,26 @@ const ALLOWED: &[(&str, &str)] = &[
         "crates/deploy/src/backend/conformance.rs",
         "asks a real backend for its log again, until the line is there",
     ),
+    (
+        "crates/flow/tests/support/mod.rs",
+        "its callers pause the clock; a condition is asked for each millisecond of it",
+    ),
+    (
+        "crates/flow/tests/conformance/seen.rs",
+        "its callers pause the clock; a condition is asked for each millisecond of it",
+    ),
+    (
+        "crates/flow/tests/proof/build.rs",
+        "a node that takes its time, on a clock that its callers pause",
+    ),
+    (
+        "crates/flow/tests/proof/world.rs",
+        "a node that takes its time, on a clock that its callers pause",
+    ),
+    (
+        "crates/cli/tests/e2e/flows.rs",
+        "a node of a real agent that takes longer than anybody waits",
+    ),
 ];
 
 /// What sleeps in real time.
