@@ -32,7 +32,7 @@ const HAND_BACK: Duration = Duration::from_secs(5);
 /// What a value of a flow asks for, or why it cannot be made.
 pub type Actions = Result<Vec<Action>, String>;
 
-/// Bounds of a [`LinkFlow`].
+/// Bounds of a [`LinkFlow`](super::LinkFlow).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServeLimits {
     /// Most items in work at once, 1 to 1,000; default 16. More replicas or a higher number, as the flow's own bounds allow.
@@ -56,7 +56,7 @@ impl Default for ServeLimits {
     }
 }
 
-/// What a [`LinkFlow`] did until it was stopped.
+/// What a [`LinkFlow`](super::LinkFlow) did until it was stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServeReport {
     /// Items acknowledged.
