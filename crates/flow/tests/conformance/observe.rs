@@ -1,4 +1,4 @@
-//! Cases 12, 36 to 39, 66 and 71, and what the log tells of: errors of flows, events, logs and metrics.
+//! Cases 12, 36 to 39 and 65 to 71: errors of flows, events, logs and metrics.
 
 use std::{
     error::Error as _,
@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -15,7 +16,7 @@ use tracing::Level;
 use volary_flow::{
     Envelope, FlowError, FlowErrorCode, NodeError, Outcome, RunConfig,
     graph::{Flow, FlowBuilder},
-    observe::{FlowEvent, FlowEventKind, Observer, configure_logging, log_flow_events},
+    observe::{FlowEvent, FlowEventKind, LOG_TARGET, Observer, configure_logging, log_flow_events},
     policy::NodePolicy,
 };
 use volary_kernel::{
@@ -23,7 +24,7 @@ use volary_kernel::{
     secret::{Redactor, Secret},
 };
 
-use crate::seen::{Seen, ms, of, soon, tenant};
+use crate::seen::{Seen, ms, of, soon, tenant, until};
 
 /// One node that fails so often, then returns what it got.
 fn failing(times: u32, policy: NodePolicy) -> Flow<u64, u64> {
@@ -150,6 +151,54 @@ async fn events_of_an_error_and_of_a_failure_carry_its_text() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_keys_of_an_event_are_stable_and_queues_are_gauges_of_in_out_and_total() {
+    let events = events_of(&failing(0, NodePolicy::default())).await;
+    let keys = |name| {
+        one(&events, name)
+            .to_payload()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let common = ["event", "flow", "tenant", "trace", "ts"].map(str::to_owned);
+    assert_eq!(keys("trace_start"), common);
+    let mut of_node = common.to_vec();
+    of_node.extend(["attempt", "latency_seconds", "node"].map(str::to_owned));
+    of_node.sort();
+    assert_eq!(keys("node_success"), of_node);
+
+    // A node that stands still, and what waits before it.
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let held = gate.clone();
+    let mut b = FlowBuilder::new("held");
+    let charge = b.node("charge", move |n: u64, _| {
+        let held = held.clone();
+        async move {
+            held.notified().await;
+            Ok(n)
+        }
+    });
+    b.ingress(charge).egress(charge);
+    let config = RunConfig::default();
+    let metrics = config.metrics.clone();
+    let running = b.build().unwrap().start(config);
+    let mut handles = Vec::new();
+    for n in 0..4 {
+        handles.push(running.emit(of("demo", n)).await.unwrap());
+    }
+    let shows = |line: &str| metrics.encode_text().contains(line);
+    until("gauges of a flow that stands still", || {
+        shows("volary_flow_traces_inflight{flow=\"held\"} 4\n")
+            && shows("volary_flow_queue_depth{flow=\"held\",node=\"charge\",direction=\"in\"} 3\n")
+            && shows(
+                "volary_flow_queue_depth{flow=\"held\",node=\"charge\",direction=\"total\"} 3\n",
+            )
+    })
+    .await;
+    running.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn latency_has_one_source_in_events_and_metrics() {
     let mut b = FlowBuilder::new("orders");
     let charge = b.node("charge", |n: u64, _| async move {
@@ -173,6 +222,62 @@ async fn latency_has_one_source_in_events_and_metrics() {
         text.contains(&format!("volary_flow_node_seconds_count{of_node} 1\n")),
         "{text}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_events_of_failures_have_an_error_payload_and_it_is_flat() {
+    let events = events_of(&failing(9, NodePolicy::default())).await;
+    assert_eq!(one(&events, "node_start").error_payload(), None);
+    let failure = one(&events, "trace_end").error_payload().unwrap();
+    assert_eq!(failure["error_code"], "node_error");
+    assert_eq!(failure["error_node"], "charge");
+    assert_eq!(failure["error_attempts"], 1);
+    assert!(
+        failure.values().all(|value| !value.is_object()),
+        "{failure:?}"
+    );
+    // What an observer does to its copy changes nothing for another.
+    let mut copy = one(&events, "trace_end").to_payload();
+    copy.clear();
+    assert!(!one(&events, "trace_end").to_payload().is_empty());
+}
+
+struct Panics;
+
+impl Observer for Panics {
+    fn observe(&self, _: &[FlowEvent]) {
+        panic!("{}: an observer", crate::seen::WANTED);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_breaks_neither_the_flow_nor_other_observers() {
+    crate::seen::hush();
+    let (seen, mut config) = Seen::config();
+    config.observers.insert(0, Arc::new(Panics));
+    let metrics = config.metrics.clone();
+    let running = failing(1, retries(2)).start(config);
+    let handle = running.emit(of("demo", 7)).await.unwrap();
+    let trace = handle.trace_id();
+    assert_eq!(soon("a result", handle.result()).await.unwrap(), 7);
+    running.stop(ms(1_000)).await;
+    let events = seen.whole(trace).await;
+    let names: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+    let wanted = [
+        "trace_start",
+        "node_start",
+        "node_error",
+        "node_retry",
+        "node_start",
+        "node_success",
+        "trace_end",
+    ];
+    assert_eq!(names, wanted);
+    let text = metrics.encode_text();
+    let panics = text
+        .lines()
+        .find(|line| line.starts_with("volary_flow_observer_panics_total{"));
+    assert!(panics.is_some_and(|line| !line.ends_with(" 0")), "{text}");
 }
 
 #[derive(Clone, Default)]
@@ -222,6 +327,57 @@ fn told(lines: &Lines) -> Vec<(String, String)> {
         .iter()
         .map(|line| (text(line, "message"), text(line, "level")))
         .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_is_logged_at_its_level_and_latencies_are_told() {
+    crate::seen::hush();
+    let events = events_of(&failing(1, retries(1))).await;
+    let lines = logged(
+        &log_flow_events(),
+        Level::DEBUG,
+        Redactor::default(),
+        &events,
+    );
+    let wanted = [
+        ("trace_start", "DEBUG"),
+        ("node_start", "DEBUG"),
+        ("node_error", "ERROR"),
+        ("node_retry", "WARN"),
+        ("node_start", "DEBUG"),
+        ("node_success", "INFO"),
+        ("trace_end", "INFO"),
+    ];
+    let wanted: Vec<_> = wanted.map(|(m, l)| (m.to_owned(), l.to_owned())).to_vec();
+    assert_eq!(told(&lines), wanted);
+    let success = &lines.json()[5];
+    assert_eq!(success["logger"], LOG_TARGET);
+    assert_eq!(success["extra"]["tenant"], "demo");
+    assert_eq!(success["extra"]["attempt"], 2);
+    assert!(success["extra"]["latency_seconds"].is_number());
+
+    // Levels may be set, and what takes too long costs a panic of the callback nothing else.
+    let told_of = Arc::new(Mutex::new(Vec::new()));
+    let kept = told_of.clone();
+    let observer = log_flow_events()
+        .start_level(Level::TRACE)
+        .success_level(Level::DEBUG)
+        .warning_level(Level::INFO)
+        .error_level(Level::WARN)
+        .on_latency(move |event, _| {
+            kept.lock().push(event.kind.as_str());
+            assert!(
+                event.attempt != 1,
+                "{}: a latency callback",
+                crate::seen::WANTED
+            );
+        });
+    let lines = logged(&observer, Level::DEBUG, Redactor::default(), &events);
+    let levels: Vec<_> = told(&lines).into_iter().map(|(_, level)| level).collect();
+    assert_eq!(levels, ["WARN", "ERROR", "INFO", "DEBUG", "DEBUG"]);
+    assert_eq!(*told_of.lock(), ["node_error", "node_success", "trace_end"]);
+    let failed = lines.json()[1]["message"].as_str().unwrap().to_owned();
+    assert_eq!(failed, "the latency callback panicked");
 }
 
 /// Kinds that the reference never logged, so that nobody could watch them.

@@ -1,6 +1,9 @@
 //! What the cases of observing and streaming share: bounded waits, and an observer that remembers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use volary_flow::{
@@ -8,6 +11,9 @@ use volary_flow::{
     observe::{FlowEvent, Observer},
 };
 use volary_kernel::{Tenant, TraceId, clock};
+
+/// Begins the message of a panic that a test wants.
+pub const WANTED: &str = "wanted by a test";
 
 /// So many milliseconds.
 pub const fn ms(count: u64) -> Duration {
@@ -39,6 +45,19 @@ pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
         }
     };
     soon(what, asked).await;
+}
+
+/// Keeps panics that tests want out of their output.
+pub fn hush() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !volary_kernel::task::panic_text(panic.payload()).starts_with(WANTED) {
+                before(panic);
+            }
+        }));
+    });
 }
 
 /// Remembers what happened.
