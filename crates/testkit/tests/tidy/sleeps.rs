@@ -17,10 +17,6 @@ const ALLOWED: &[(&str, &str)] = &[
         "its callers pause the clock; a condition is asked for each millisecond of it",
     ),
     (
-        "crates/flow/tests/conformance/seen.rs",
-        "its callers pause the clock; a condition is asked for each millisecond of it",
-    ),
-    (
         "crates/flow/tests/proof/build.rs",
         "a node that takes its time, on a clock that its callers pause",
     ),
