@@ -267,7 +267,7 @@ impl NodeMetrics {
         ];
         let seconds = metrics.histogram_family(
             "flow_node_seconds",
-            "Time of attempts; of those that never wait, one in 64 is measured and counts 64 times",
+            "Time of attempts; of those that never wait one in 64, or one per millisecond, is measured, and the next count as that one",
             &["flow", "node", "outcome"],
             &SECONDS,
         );
@@ -335,8 +335,8 @@ impl StageMetrics {
         self.dirty = true;
     }
 
-    /// An attempt of the node at this place took so long. One that stands for several that were not measured (see the
-    /// help of `volary_flow_node_seconds`) is counted `weight` times; others once.
+    /// An attempt of the node at this place took so long, or `weight` of them that were not measured count to have (see the
+    /// help of `volary_flow_node_seconds`).
     pub(crate) fn took(&self, place: u16, end: AttemptEnd, latency: Duration, weight: u32) {
         let node = self.chain.get(usize::from(place));
         if let Some(node) = node.and_then(|node| self.shared.0.nodes.get(usize::from(*node))) {

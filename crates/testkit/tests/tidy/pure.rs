@@ -32,6 +32,7 @@ const PURE: &[&str] = &[
     "crates/deploy/src/spec/view.rs",
     "crates/deploy/src/supervise/lifecycle.rs",
     "crates/deploy/src/supervise/order.rs",
+    "crates/flow/src/engine/driver/sample.rs",
     "crates/flow/src/engine/fuse.rs",
     "crates/flow/src/engine/inbox.rs",
     "crates/flow/src/engine/joins.rs",

@@ -10,6 +10,7 @@
 mod join;
 mod route;
 mod run;
+mod sample;
 
 use std::{
     any::Any,
@@ -27,7 +28,7 @@ use hashbrown::HashMap;
 use tokio_util::sync::ReusableBoxFuture;
 use volary_kernel::{Mono, clock, task::panic_text};
 
-use self::run::Doing;
+use self::{run::Doing, sample::Sampling};
 use super::{
     Slot,
     inbox::Taken,
@@ -50,8 +51,6 @@ const TIME_PER_POLL: Duration = Duration::from_millis(2);
 const ATTEMPTS_PER_READING: u32 = 16;
 /// Attempts that take longer, on average since the last reading, are timed one by one.
 const SHORT: Duration = Duration::from_micros(50);
-/// Of attempts that never wait, one in so many is timed.
-const SAMPLED: u32 = 64;
 /// Most messages that are taken from an inbox at once.
 const BATCH: usize = 32;
 
@@ -75,8 +74,6 @@ pub(crate) struct Stage {
     attempts: u32,
     since_reading: u32,
     one_by_one: bool,
-    /// Attempts until the next that is timed although it does not wait.
-    until_sample: u32,
     signals: Vec<Signal>,
     sleep: ReusableBoxFuture<'static, ()>,
     sleeps_until: Option<Mono>,
@@ -88,6 +85,7 @@ struct NodeRun {
     ix: NodeIx,
     work: Job,
     policy: NodePolicy,
+    sampling: Sampling,
     runs: Vec<Run>,
     free: Vec<u32>,
     /// Runs that are attempts.
@@ -168,7 +166,6 @@ impl Stage {
             attempts: 0,
             since_reading: 0,
             one_by_one: false,
-            until_sample: 0,
             signals: Vec::new(),
             sleep: ReusableBoxFuture::new(std::future::pending()),
             sleeps_until: None,
@@ -240,18 +237,14 @@ impl Stage {
         self.since_reading += 1;
     }
 
-    /// Whether the coming attempt is timed even if it does not wait, and for how many it then stands.
-    fn sample(&mut self) -> Option<u32> {
-        if self.one_by_one {
-            return Some(1);
+    /// Whether the coming attempt is timed even if it does not wait.
+    fn is_timed(&mut self, local: usize) -> bool {
+        let timed = self.one_by_one || self.nodes[local].sampling.is_due(self.now);
+        // One that comes right after a reading starts with it.
+        if timed && self.since_reading > 1 {
+            self.read_clock();
         }
-        if self.until_sample > 0 {
-            self.until_sample -= 1;
-            return None;
-        }
-        self.until_sample = SAMPLED - 1;
-        self.read_clock();
-        Some(SAMPLED)
+        timed
     }
 
     /// Does what was signalled; true to exit.
@@ -312,6 +305,7 @@ impl Stage {
     fn rest(&mut self) {
         for local in 0..self.nodes.len() {
             self.release_places(local);
+            self.tell_untimed(local);
             let node = &self.nodes[local];
             let shared = self.shared.node(node.ix);
             let active = u32::try_from(node.active).unwrap_or(u32::MAX);
@@ -329,6 +323,21 @@ impl Stage {
         if let Counting::Stage(stage) = &mut self.pen.metrics {
             let place = u16::try_from(local).unwrap_or(u16::MAX);
             stage.count(trace.tenant.label, place, what);
+        }
+    }
+
+    /// An attempt that did not wait was timed. Those before it stand behind the one that was timed before them.
+    fn timed(&mut self, local: usize, started: Mono) {
+        self.tell_untimed(local);
+        let latency = self.now - started;
+        self.nodes[local].sampling.timed(self.now, latency);
+        self.took(local, AttemptEnd::Success, latency, 1);
+    }
+
+    /// Takes in the attempts that were not timed.
+    fn tell_untimed(&mut self, local: usize) {
+        if let Some((latency, count)) = self.nodes[local].sampling.take_untimed() {
+            self.took(local, AttemptEnd::Success, latency, count);
         }
     }
 
@@ -469,6 +478,7 @@ impl NodeRun {
                 Work::Call(call) => Job::Call(call.clone()),
                 Work::Join(join) => Job::Join(join.clone()),
             },
+            sampling: Sampling::default(),
             runs: Vec::new(),
             free: Vec::new(),
             active: 0,

@@ -130,7 +130,7 @@ impl Stage {
                 return None;
             }
         };
-        let weight = self.sample();
+        let timed = self.is_timed(local);
         let node = &mut self.nodes[local];
         let Msg {
             trace,
@@ -174,12 +174,15 @@ impl Stage {
             Err(panic) => Ended::Panicked(panic),
         };
         self.nodes[local].free.push(run);
-        if let Some(weight) = weight {
+        let succeeded = matches!(ended, Ended::Returned(Ok(_)));
+        if timed {
             self.since_reading = 1;
             self.read_clock();
-            if matches!(ended, Ended::Returned(Ok(_))) {
-                self.took(local, AttemptEnd::Success, self.now - head.started, weight);
+            if succeeded {
+                self.timed(local, head.started);
             }
+        } else if succeeded {
+            self.nodes[local].sampling.untimed();
         }
         self.ended(local, head, ended, Some(chain))
     }

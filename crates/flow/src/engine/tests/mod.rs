@@ -3,6 +3,7 @@
 mod basic;
 mod ends;
 mod order;
+mod times;
 mod yields;
 
 use std::{
