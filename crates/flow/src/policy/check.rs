@@ -11,7 +11,7 @@ const RETRIES: u32 = 1_000;
 /// Most retries that one first attempt may earn.
 const RATIO: f64 = 1_000.0;
 
-/// Something in a policy that is refused when the flow is built.
+/// Something in a policy that is refused when the flow is built: `message` is what the field, as it is set, would mean.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}; {hint}")]
 pub struct PolicyProblem {

@@ -281,10 +281,14 @@ fn short(full: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use volary_kernel::retry::Backoff;
+
     use crate::{
         Context, Emit, FlowBuilder, NodeError,
         graph::{BuildErrors, Flow, JoinPolicy, ProblemCode},
-        policy::NodePolicy,
+        policy::{Breaker, NodePolicy, RetryBudget},
     };
 
     async fn pass<T>(value: T, _: Context) -> Result<T, NodeError> {
@@ -398,6 +402,68 @@ mod tests {
         assert_eq!(count(ProblemCode::Twice), 6, "{errors}");
         assert_eq!(count(ProblemCode::NoEffect), 1, "{errors}");
         assert_eq!(errors.problems.len(), 7, "{errors}");
+    }
+
+    #[test]
+    fn each_problem_of_a_policy_is_told_with_its_node_and_what_to_do() {
+        let policy = NodePolicy {
+            concurrency: 0,
+            timeout: Some(Duration::ZERO),
+            max_retries: 1_001,
+            backoff: Backoff {
+                base: Duration::from_secs(2),
+                max: Duration::from_secs(1),
+                factor: f64::NAN,
+                jitter: 1.5,
+            },
+            retry_budget: RetryBudget {
+                ratio: -0.1,
+                reserve: 0,
+            },
+            breaker: Some(Breaker {
+                failures: 0,
+                open_for: Duration::ZERO,
+            }),
+        };
+        let problems = policy.problems();
+        let mut b = FlowBuilder::<u64, u64>::new("policies");
+        let (good, bad) = (b.node("good", pass), b.node("bad", pass));
+        b.policy(bad, policy).connect(good, bad);
+        b.ingress(good).egress(bad);
+        let errors = b.build().expect_err("the policy means nothing");
+        let codes: Vec<_> = errors.problems.iter().map(|found| found.code).collect();
+        let (zero, number) = (ProblemCode::ZeroBound, ProblemCode::BadNumber);
+        assert_eq!(
+            codes,
+            [
+                zero, zero, number, number, number, number, number, zero, zero, zero
+            ]
+        );
+        assert_eq!(problems.len(), codes.len());
+        for (line, of_policy) in errors.problems.iter().zip(&problems) {
+            assert_eq!((&*line.place, &*line.hint), ("node `bad`", of_policy.hint));
+            assert!(line.message.contains(of_policy.field), "{line}");
+            assert!(line.message.contains(&of_policy.message), "{line}");
+        }
+        assert_eq!(
+            errors.problems[2].to_string(),
+            "node `bad`: the `max_retries` of its policy means 1001 retries; give at most 1,000; what must be tried \
+             for ever belongs into a durable queue"
+        );
+    }
+
+    #[test]
+    fn too_many_attempts_at_once_are_a_number_and_no_zero() {
+        let mut b = FlowBuilder::<u64, u64>::new("policies");
+        let node = b.node("node", pass);
+        let policy = NodePolicy {
+            concurrency: 65_537,
+            ..NodePolicy::default()
+        };
+        b.policy(node, policy).ingress(node).egress(node);
+        let errors = b.build().expect_err("it is too many");
+        assert_eq!(errors.problems.len(), 1, "{errors}");
+        assert_eq!(errors.problems[0].code, ProblemCode::BadNumber);
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::graph::{
-    describe::NodeKind,
-    problem::{Problem, ProblemCode},
-    sketch::{End, JoinSketch, NodeSketch, Sketch},
+use crate::{
+    graph::{
+        describe::NodeKind,
+        problem::{Problem, ProblemCode},
+        sketch::{End, JoinSketch, NodeSketch, Sketch},
+    },
+    policy::PolicyProblem,
 };
 
 pub(super) fn check(sketch: &Sketch, problems: &mut Vec<Problem>) {
@@ -82,60 +85,23 @@ impl Found<'_> {
 
     fn policy(&mut self) {
         let policy = &self.node.policy;
-        let (timeout, budget, backoff, breaker) = (
-            policy.timeout,
-            policy.retry_budget,
-            policy.backoff,
-            policy.breaker,
-        );
-        if policy.concurrency == 0 {
-            self.tell(
-                ProblemCode::ZeroBound,
-                "its concurrency is 0, so that it would never run",
-                "set it to at least 1",
-            );
-        }
-        if timeout == Some(Duration::ZERO) {
-            self.tell(
-                ProblemCode::ZeroBound,
-                "its timeout is 0, so that every attempt would fail",
-                "give it a time, or None for the trace's deadline alone",
-            );
-        }
-        if !(budget.ratio.is_finite() && budget.ratio >= 0.0) {
-            self.tell(
-                ProblemCode::BadNumber,
-                format!("its retry budget has the ratio {}", budget.ratio),
-                "give a share from 0 on, like 0.2",
-            );
-        }
-        if !(backoff.factor.is_finite() && backoff.factor >= 1.0) {
-            self.tell(
-                ProblemCode::BadNumber,
-                format!("its back-off grows by the factor {}", backoff.factor),
-                "give a factor from 1 on, like 2",
-            );
-        }
-        if !(0.0..=1.0).contains(&backoff.jitter) {
-            self.tell(
-                ProblemCode::BadNumber,
-                format!("its back-off has the jitter {}", backoff.jitter),
-                "give a share from 0 to 1, like 0.2",
-            );
-        }
-        if breaker.is_some_and(|breaker| breaker.failures == 0) {
-            self.tell(
-                ProblemCode::ZeroBound,
-                "its breaker opens after 0 failures, so that nothing would run",
-                "set failures to at least 1, or breaker to None",
-            );
-        }
-        if breaker.is_some_and(|breaker| breaker.open_for.is_zero()) {
-            self.tell(
-                ProblemCode::ZeroBound,
-                "its breaker opens for no time, so that it would do nothing",
-                "give open_for a time, or set breaker to None",
-            );
+        for PolicyProblem {
+            field,
+            message,
+            hint,
+        } in policy.problems()
+        {
+            let code = match field {
+                "concurrency" if policy.concurrency > 0 => ProblemCode::BadNumber,
+                "concurrency"
+                | "timeout"
+                | "retry_budget.reserve"
+                | "breaker.failures"
+                | "breaker.open_for" => ProblemCode::ZeroBound,
+                _ => ProblemCode::BadNumber,
+            };
+            let message = format!("the `{field}` of its policy means {message}");
+            self.tell(code, message, hint);
         }
     }
 
