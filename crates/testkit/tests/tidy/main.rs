@@ -12,6 +12,7 @@ mod facts;
 mod hygiene;
 mod metrics;
 mod pure;
+mod runbook;
 mod seams;
 mod size;
 mod sleeps;
@@ -35,6 +36,7 @@ const RULES: &[(&str, Rule)] = &[
     ("module-docs", docs::module_docs),
     ("paths-in-docs", docs::paths_exist),
     ("pure", pure::check),
+    ("runbook", runbook::check),
     ("seams", seams::check),
     ("size", size::check),
     ("sleeps", sleeps::check),
