@@ -10,6 +10,7 @@ mod lease;
 mod queue;
 mod queue_ends;
 mod queue_lanes;
+mod queue_parked;
 mod records;
 mod watch;
 
@@ -82,6 +83,9 @@ pub async fn all(fixture: &Fixture) {
         queue::bounds_refuse_and_give_back,
         queue_ends::deadlines_and_delays_hold,
         queue_ends::parked_items_are_listed_retried_and_dropped,
+        queue_parked::what_is_parked_from_the_start_is_a_persons_to_settle,
+        queue_parked::parking_from_the_start_happens_with_its_batch_or_not_at_all,
+        queue_parked::no_bound_and_no_restart_loses_what_was_parked_from_the_start,
         queue_ends::after_a_restart_claims_are_free_and_attempts_remembered,
         queue::a_dropped_claim_future_strands_nothing,
         queue_ends::outcomes_reach_those_who_wait,
