@@ -1,4 +1,4 @@
-//! Events as JSON, with keys that stay. Pure.
+//! Events as JSON, with keys that stay: the one place that spells them, for what is told and for what is kept. Pure.
 
 use std::time::Duration;
 
@@ -16,13 +16,18 @@ use crate::{
 /// left out. Times are in seconds.
 #[derive(Serialize, Default)]
 struct Payload<'a> {
-    ts: Timestamp,
-    event: &'static str,
-    flow: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ts: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<TraceId>,
-    tenant: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,19 +64,33 @@ struct Payload<'a> {
 
 impl<'a> Payload<'a> {
     fn of(event: &'a FlowEvent) -> Self {
-        let mut payload = Self {
-            ts: event.at,
-            event: event.kind.as_str(),
-            flow: event.flow.as_str(),
+        Self {
+            ts: Some(event.at),
+            event: Some(event.kind.as_str()),
+            flow: Some(event.flow.as_str()),
             node: event.node.as_ref().map(AsRef::as_ref),
             trace: Some(event.trace_id),
-            tenant: event.tenant.as_str(),
+            tenant: Some(event.tenant.as_str()),
             attempt: (event.attempt > 0).then_some(event.attempt),
-            latency_seconds: event.latency().map(|latency| latency.as_secs_f64()),
+            ..Self::of_kind(&event.kind)
+        }
+    }
+
+    /// Only what belongs to the kind.
+    fn of_kind(kind: &'a FlowEventKind) -> Self {
+        let mut payload = Self {
+            latency_seconds: kind.latency().map(|latency| latency.as_secs_f64()),
             ..Self::default()
         };
-        payload.add(&event.kind);
+        payload.add(kind);
         payload
+    }
+
+    fn into_map(self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(payload)) => payload,
+            _ => Map::new(),
+        }
     }
 
     fn add(&mut self, kind: &'a FlowEventKind) {
@@ -136,10 +155,7 @@ impl FlowEvent {
     /// As a flat JSON object, as it is serialised too. Always there: `ts`, `event`, `flow`, `trace`, `tenant`; where it
     /// applies: `node`, `attempt`, `latency_seconds`, `outcome`, `error`, `error_code`, `error_node`, and more.
     pub fn to_payload(&self) -> Map<String, Value> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(payload)) => payload,
-            _ => Map::new(),
-        }
+        Payload::of(self).into_map()
     }
 
     /// Only what is said of a failure (the keys that begin with `error`); `None` if it is about none.
@@ -151,11 +167,22 @@ impl FlowEvent {
 
     /// How long what it tells of took.
     pub fn latency(&self) -> Option<Duration> {
-        match &self.kind {
-            FlowEventKind::TraceEnd { latency, .. }
-            | FlowEventKind::NodeSuccess { latency }
-            | FlowEventKind::NodeError { latency, .. } => Some(*latency),
-            FlowEventKind::NodeTimeout { timeout } => Some(*timeout),
+        self.kind.latency()
+    }
+}
+
+impl FlowEventKind {
+    /// What [`FlowEvent::to_payload`] says of the kind, without what it says of every event.
+    pub(crate) fn to_payload(&self) -> Map<String, Value> {
+        Payload::of_kind(self).into_map()
+    }
+
+    fn latency(&self) -> Option<Duration> {
+        match self {
+            Self::TraceEnd { latency, .. }
+            | Self::NodeSuccess { latency }
+            | Self::NodeError { latency, .. } => Some(*latency),
+            Self::NodeTimeout { timeout } => Some(*timeout),
             _ => None,
         }
     }

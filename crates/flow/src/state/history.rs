@@ -77,7 +77,7 @@ pub struct StoredEvent {
     pub node: Option<Name>,
     /// Which attempt of the node, from 1; 0 where it is about none.
     pub attempt: u32,
-    /// Numbers and reasons that belong to the kind.
+    /// What belongs to the kind, by the names of [`FlowEvent::to_payload`]; longer texts are cut.
     pub payload: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -176,39 +176,13 @@ impl StoredEvent {
     }
 }
 
+/// What an event says beside what every event says, under the same names, its texts cut.
 fn payload_of(kind: &FlowEventKind) -> serde_json::Map<String, serde_json::Value> {
-    let mut payload = serde_json::Map::new();
-    let mut put = |key: &str, value: serde_json::Value| drop(payload.insert(key.to_owned(), value));
-    let seconds = |duration: &Duration| duration.as_secs_f64().into();
-    match kind {
-        FlowEventKind::TraceEnd { outcome, latency } => {
-            put("outcome", outcome.as_str().into());
-            put("latency_seconds", seconds(latency));
-            if let crate::Outcome::Failed(error) = outcome {
-                put("error", clip(&error.to_string()).into());
-            }
+    let mut payload = kind.to_payload();
+    for value in payload.values_mut() {
+        if let serde_json::Value::String(text) = value {
+            text.truncate(clip(text).len());
         }
-        FlowEventKind::NodeSuccess { latency } => put("latency_seconds", seconds(latency)),
-        FlowEventKind::NodeError { error, latency } => {
-            put("error", clip(error).into());
-            put("latency_seconds", seconds(latency));
-        }
-        FlowEventKind::NodeTimeout { timeout } => put("timeout_seconds", seconds(timeout)),
-        FlowEventKind::NodeRetry { delay } => put("delay_seconds", seconds(delay)),
-        FlowEventKind::NodeFailed { code, error } => {
-            put("code", (*code).into());
-            put("error", clip(error).into());
-        }
-        FlowEventKind::NodeBlocked { since } => put("since_seconds", seconds(since)),
-        FlowEventKind::CancelStart { queued, running } => {
-            put("queued", (*queued).into());
-            put("running", (*running).into());
-        }
-        FlowEventKind::JoinPartial { have, want } => {
-            put("have", (*have).into());
-            put("want", (*want).into());
-        }
-        _ => {}
     }
     payload
 }

@@ -159,6 +159,56 @@ async fn a_recorder_saves_what_it_is_told_within_its_bound_and_the_end_always() 
     );
 }
 
+#[test]
+fn an_event_is_kept_under_the_names_by_which_it_is_told() {
+    let kinds = [
+        FlowEventKind::TraceEnd {
+            outcome: Outcome::Dropped {
+                reason: volary_flow::DropReason::Stopped,
+            },
+            latency: Duration::from_secs(1),
+        },
+        FlowEventKind::NodeError {
+            error: "refused".into(),
+            latency: Duration::from_secs(2),
+        },
+        FlowEventKind::NodeFailed {
+            code: "node_error",
+            error: "refused".into(),
+        },
+        FlowEventKind::NodeTimeout {
+            timeout: Duration::from_secs(3),
+        },
+        FlowEventKind::NodeRetry {
+            delay: Duration::from_secs(4),
+        },
+        FlowEventKind::NodeBlocked {
+            since: Duration::from_secs(5),
+        },
+        FlowEventKind::CancelStart {
+            queued: 6,
+            running: 7,
+        },
+        FlowEventKind::JoinPartial { have: 8, want: 9 },
+        FlowEventKind::Paused,
+    ];
+    // What every event says is kept as fields of its own.
+    let fields = ["ts", "event", "flow", "node", "trace", "tenant", "attempt"];
+    let demo = tenant("demo");
+    let (source, mut named) = (Uid::generate(), 0);
+    for kind in kinds {
+        let told = event(TraceId::generate(), &demo, Timestamp::default(), kind);
+        let kept = StoredEvent::of(&told, EventId { source, seq: 1 });
+        let mut payload = told.to_payload();
+        for field in fields {
+            assert!(payload.remove(field).is_some(), "{field} of {payload:?}");
+        }
+        assert_eq!(kept.payload, payload, "{}", kept.kind);
+        named += payload.len();
+    }
+    assert_eq!(named, 15, "they say something");
+}
+
 #[tokio::test]
 async fn case_77_a_cursor_lists_what_came_after() {
     let clock = ManualClock::default();
