@@ -14,7 +14,7 @@
 //! | `rate` | three levels asked and taken together | one keyed check of governor |
 //! | `tasks` | tasks claimed and reported on SQLite | hand-written group commit of the same records |
 //! | `replay` | recorded messages planned, and fed to a callback | reading and decoding the same rows |
-//! | `flow` | flows of no-op nodes, loud neighbours, memory, cancels, streams | hand-written tokio, an allowance, PenguiFlow as recorded |
+//! | `flow` | flows of no-op nodes, loud neighbours, memory, cancels, streams, durable traces | hand-written tokio, an allowance, PenguiFlow as recorded, hand-written group commit |
 //! | `context` | a file's change until its dispatch is held | its allowance of time |
 
 mod bus;

@@ -10,12 +10,14 @@
 //! | [`logging`] | `flow.logging` |
 //! | [`cancel`] | `flow.cancel10k.{one,all}` |
 //! | [`stream`] | `flow.stream` |
+//! | [`durable`] | `flow.durable3.{64,512}` |
 //!
 //! Everything runs on a fresh runtime of two workers for every round; ours tells its events to an observer that counts.
 
 pub mod alloc;
 mod cancel;
 mod chain;
+mod durable;
 mod fanout;
 mod hand;
 mod latency;
@@ -31,7 +33,7 @@ use crate::figure::Figure;
 use crate::{Failure, Plan};
 
 pub fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
-    let parts: [crate::Measure; 8] = [
+    let parts: [crate::Measure; 9] = [
         chain::measure,
         fanout::measure,
         latency::measure,
@@ -40,6 +42,7 @@ pub fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
         logging::measure,
         cancel::measure,
         stream::measure,
+        durable::measure,
     ];
     let mut figures = Vec::new();
     for measure in parts {

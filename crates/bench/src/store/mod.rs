@@ -5,7 +5,7 @@
 //! of the journal and writes its signed head before it answers.
 
 mod ours;
-mod raw;
+pub mod raw;
 
 use std::future::Future;
 use std::path::Path;
@@ -102,7 +102,7 @@ fn raw_rate(disk: &Path, committers: usize, time: Duration) -> Result<f64, Failu
     let (raw, writer) = raw::Raw::open(&folder.path().join("raw.db"))?;
     let commit = move |record| {
         let raw = raw.clone();
-        async move { raw.commit(record).await }
+        async move { raw.commit(raw::Batch(record, Vec::new())).await }
     };
     let rate = runtime()?.block_on(committing(committers, time, commit))?;
     writer.join().map_err(|_| "the writer panicked")?;
@@ -121,9 +121,10 @@ pub fn raw_pairs(disk: &Path, workers: usize, count: usize) -> Result<f64, Failu
                 let (raw, body) = (raw.clone(), body.clone());
                 crate::bus::background(async move {
                     for _ in 0..each {
-                        raw.commit(Record::new(&body)).await;
+                        let claim = raw::Batch(Record::new(&body), Vec::new());
+                        raw.commit(claim).await;
                         let more = vec![Record::new(&body), Record::new(&body)];
-                        raw.commit_all(Record::new(&body), more).await;
+                        raw.commit(raw::Batch(Record::new(&body), more)).await;
                     }
                 })
             })
