@@ -5,7 +5,7 @@ use std::{fmt, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 use volary_kernel::{Mono, Name, Tenant, TraceId};
 
 use crate::{
-    engine::Trace,
+    engine::{Spot, Trace},
     envelope::{Headers, Meta},
     error::NodeError,
     graph::plan::NodeIx,
@@ -111,7 +111,7 @@ impl Context {
             if cell.outcome.is_some() {
                 return Poll::Ready(());
             }
-            waiting.token = Some(cell.park(cx.waker().clone(), false));
+            waiting.token = Some(cell.park(cx.waker().clone(), Spot::Watches));
             Poll::Pending
         })
         .await;

@@ -28,7 +28,7 @@ pub mod testkit;
 
 pub use config::{Limits, RunConfig};
 pub use context::{ChunkSpec, Context};
-pub use engine::{Depths, NodeDepth};
+pub use engine::{Depths, NodeDepth, TraceView};
 pub use envelope::{Envelope, Headers, Meta};
 pub use error::{EmitError, FlowError, FlowErrorCode, NodeError};
 pub use graph::{CallError, Flow, FlowBuilder, RunningFlow, TraceHandle};

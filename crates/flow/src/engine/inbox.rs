@@ -74,6 +74,12 @@ impl<T> Inbox<T> {
         self.len
     }
 
+    /// What waits in it, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        let queues = self.lanes.iter().flat_map(|lane| &lane.queues);
+        queues.flat_map(|(_, queue)| queue.iter().map(|(_, item)| item))
+    }
+
     /// Whether [`Inbox::take`] would take something.
     pub(crate) fn has_some(&self) -> bool {
         !self.ring.is_empty()

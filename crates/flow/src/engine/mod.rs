@@ -29,6 +29,7 @@ pub(crate) mod testing;
 mod tests;
 mod timers;
 mod trace;
+mod view;
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
@@ -48,12 +49,15 @@ use crate::{
     outcome::{CancelReport, StopReport},
 };
 
-pub use self::control::{Depths, NodeDepth};
 pub(crate) use self::{
     chunks::poll_chunk,
     control::pause,
     reader::{Read, Reader},
-    trace::Trace,
+    trace::{Spot, Trace},
+};
+pub use self::{
+    control::{Depths, NodeDepth},
+    view::TraceView,
 };
 
 /// Where the future of an attempt lives; its allocation is used again.
@@ -180,6 +184,11 @@ impl Engine {
     pub(crate) fn resume(&self, trace: TraceId, tenant: &Tenant) -> bool {
         let found = self.find(trace, tenant);
         found.is_some_and(|trace| control::resume(&trace))
+    }
+
+    /// The oldest traces that live.
+    pub(crate) fn traces(&self, most: usize) -> Vec<TraceView> {
+        self.0.shared.traces(most)
     }
 
     /// What waits and runs where.

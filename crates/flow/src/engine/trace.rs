@@ -99,8 +99,19 @@ pub(crate) struct Cell {
 
 struct Parked {
     token: u32,
-    runs: bool,
+    spot: Spot,
     waker: Waker,
+}
+
+/// Where something waits to be woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spot {
+    /// An attempt of this node, under way.
+    Runs(NodeIx),
+    /// A message at this node: in back-off, or in a join.
+    Waits(NodeIx),
+    /// Somebody who asked to be told of the end.
+    Watches,
 }
 
 /// What few traces have.
@@ -151,11 +162,11 @@ impl Cell {
         self.rare.get_or_insert_default()
     }
 
-    /// Has `waker` woken when the trace ends; `runs` if it is an attempt that is under way.
-    pub(crate) fn park(&mut self, waker: Waker, runs: bool) -> u32 {
+    /// Has `waker` woken when the trace ends.
+    pub(crate) fn park(&mut self, waker: Waker, spot: Spot) -> u32 {
         self.tokens = self.tokens.wrapping_add(1);
         let token = self.tokens;
-        self.parked.push(Parked { token, runs, waker });
+        self.parked.push(Parked { token, spot, waker });
         token
     }
 
@@ -167,7 +178,21 @@ impl Cell {
 
     /// Attempts that are under way and not between two polls for the first time.
     pub(crate) fn running(&self) -> usize {
-        self.parked.iter().filter(|parked| parked.runs).count()
+        let runs = |parked: &&Parked| matches!(parked.spot, Spot::Runs(_));
+        self.parked.iter().filter(runs).count()
+    }
+
+    /// The nodes at which something of it is: attempts that wait, back-off, joins, what is held. Not what stands in queues.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeIx> {
+        let parked = self.parked.iter().filter_map(|parked| match parked.spot {
+            Spot::Runs(node) | Spot::Waits(node) => Some(node),
+            Spot::Watches => None,
+        });
+        let rare = self.rare.iter().flat_map(|rare| {
+            let joins = rare.joins.iter().map(|(node, _)| *node);
+            joins.chain(rare.held.iter().map(|(node, _)| *node))
+        });
+        parked.chain(rare)
     }
 }
 

@@ -14,7 +14,7 @@ use volary_kernel::{Name, SharedClock, Tenant, TraceId};
 
 use super::plan::Payload;
 use crate::{
-    engine::{Accepted, Depths, Engine, Read, Reader},
+    engine::{Accepted, Depths, Engine, Read, Reader, TraceView},
     envelope::Envelope,
     error::EmitError,
     outcome::{CancelReport, Item, Outcome, StopReport},
@@ -96,6 +96,12 @@ impl<In, Out> RunningFlow<In, Out> {
     /// Lets a paused trace go on. False if there is no such trace of this tenant, or it is not held.
     pub fn resume(&self, trace_id: TraceId, tenant: &Tenant) -> bool {
         self.core.engine.resume(trace_id, tenant)
+    }
+
+    /// Traces that live, oldest first and at most so many: looked at one after the other, while they go on. Those that
+    /// sub-flows work on are not among them.
+    pub fn traces(&self, most: usize) -> Vec<TraceView> {
+        self.core.engine.traces(most)
     }
 
     /// What waits and runs where.

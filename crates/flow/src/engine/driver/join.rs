@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     super::{
         joins::Added,
-        trace::{Counts, JoinSpot, Msg, Trace},
+        trace::{Counts, JoinSpot, Msg, Spot, Trace},
     },
     Due, Job, Stage, contained,
     route::mix,
@@ -124,7 +124,7 @@ impl Stage {
             let key = self
                 .timers
                 .insert(self.now + limit, Due::Wait { local, run });
-            let token = cell.park(place.waker.clone(), false);
+            let token = cell.park(place.waker.clone(), Spot::Waits(ix));
             place.doing = Doing::Join(trace.clone(), key, token);
         }
     }

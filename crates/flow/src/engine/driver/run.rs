@@ -12,7 +12,7 @@ use super::{
     super::{
         pen::tag,
         timers::Key,
-        trace::{Msg, Trace},
+        trace::{Msg, Spot, Trace},
     },
     Due, Job, Stage, contained,
 };
@@ -322,7 +322,7 @@ impl Stage {
             if cell.outcome.is_some() {
                 None
             } else {
-                Some(cell.park(place.waker.clone(), true))
+                Some(cell.park(place.waker.clone(), Spot::Runs(ix)))
             }
         };
         let ended = token.is_none();
@@ -626,7 +626,7 @@ impl Stage {
         let key = self.timers.insert(at, Due::Wait { local, run });
         let token = {
             let mut cell = head.trace.cell.lock();
-            let token = cell.park(place.waker.clone(), false);
+            let token = cell.park(place.waker.clone(), Spot::Waits(node.ix));
             if cell.outcome.is_some() {
                 // It ended just now: nobody else will wake this.
                 place.waker.wake_by_ref();

@@ -4,6 +4,7 @@ mod basic;
 mod ends;
 mod order;
 mod times;
+mod views;
 mod yields;
 
 use std::{
