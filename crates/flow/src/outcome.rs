@@ -12,7 +12,7 @@ pub enum Outcome {
     /// All its work is done; its results were yielded before.
     Done,
     /// A node failed for good.
-    Failed(FlowError),
+    Failed(Box<FlowError>),
     /// Somebody cancelled it.
     Cancelled,
     /// Its deadline passed.

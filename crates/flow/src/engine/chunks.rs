@@ -39,7 +39,7 @@ pub(crate) fn poll_chunk(
         let message = format!("more than {STREAMS} unfinished streams in one trace");
         return Poll::Ready(Err(NodeError::permanent(message)));
     };
-    cell.push(Yield::Chunk(numbered(chunk, trace.id, seq)));
+    cell.push(Yield::Chunk(Box::new(numbered(chunk, trace.id, seq))));
     let reader = cell.reader.take();
     drop(cell);
     if let Some(reader) = reader {

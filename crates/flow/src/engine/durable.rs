@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, watch};
 use volary_kernel::{
-    Name, Tenant, TraceId, Uid, clock,
+    Mono, Name, Tenant, TraceId, Uid, clock,
     task::{Supervisor, TaskKind},
 };
 use volary_store::{
@@ -185,13 +185,9 @@ impl Shared {
         self: &Arc<Self>,
         durable: &Durability,
         accepted: Accepted,
+        now: Mono,
+        deadline: Option<Mono>,
     ) -> Result<Reader, EmitError> {
-        let now = self.now();
-        let budget = accepted.deadline.or(self.limits.default_deadline);
-        if budget.is_some_and(|budget| budget.is_zero()) {
-            return Err(EmitError::DeadlineExceeded);
-        }
-        let deadline = budget.map(|budget| now + budget);
         super::emit::within(self, deadline, durable.ready()).await??;
         let room = self.enter(deadline).await?;
         let id = accepted.trace_id;
@@ -201,8 +197,9 @@ impl Shared {
             id,
             accepted.headers.tenant.clone(),
         ));
-        let (trace, payload) = self.birth(accepted, now, deadline, Some(book.clone()));
-        let places = super::emit::within(self, deadline, self.places(&trace)).await??;
+        let row = self.row(&accepted.headers.tenant);
+        let places = super::emit::within(self, deadline, self.places(row.clone())).await??;
+        let (trace, payload) = self.birth(accepted, row, now, deadline, Some(book.clone()));
         let tx = {
             let intake = Intake {
                 headers: &trace.headers,

@@ -7,13 +7,15 @@ use std::{
     time::Duration,
 };
 
-use volary_kernel::{Mono, clock};
+use smallvec::SmallVec;
+use volary_kernel::{Mono, Tenant, clock};
 
 use super::{
     Accepted,
     gate::{Grant, Waiter},
     reader::Reader,
     shared::Shared,
+    tenants::Row,
     trace::{Birth, Msg, Trace},
 };
 use crate::{
@@ -23,9 +25,9 @@ use crate::{
 };
 
 /// Room for a trace, given back unless the trace came to be.
-pub(super) struct Room<'a>(Option<&'a Shared>);
+pub(super) struct Entry<'a>(Option<&'a Shared>);
 
-impl Drop for Room<'_> {
+impl Drop for Entry<'_> {
     fn drop(&mut self) {
         if let Some(shared) = self.0 {
             shared.leave();
@@ -33,10 +35,25 @@ impl Drop for Room<'_> {
     }
 }
 
-impl Room<'_> {
+impl Entry<'_> {
     pub(super) fn keep(mut self) {
         self.0 = None;
     }
+}
+
+/// What became of an envelope that did not wait.
+enum Tried {
+    Accepted(Reader),
+    /// It has to wait: for room, for a place, for the store.
+    Later(Box<Later>),
+}
+
+/// An envelope that waits.
+struct Later {
+    accepted: Accepted,
+    /// When it came.
+    now: Mono,
+    deadline: Option<Mono>,
 }
 
 impl Shared {
@@ -66,92 +83,113 @@ impl Shared {
 
     /// Accepts an envelope once there is room. Cancel-safe: dropped means not accepted.
     pub(crate) async fn emit(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
-        self.check_depth(&accepted)?;
-        match &self.durable {
-            None => {}
-            Some(Ok(durable)) => return Box::pin(self.emit_durable(durable, accepted)).await,
-            Some(Err(why)) => return Err(EmitError::Store(why.clone())),
+        // Where others wait for a place already, it is not looked for one twice.
+        let ingress = &self.plan.ingress;
+        if ingress.iter().any(|node| self.node(*node).has_line()) {
+            return Box::pin(self.emit_later(self.later(accepted)?)).await;
         }
-        let now = self.now();
-        let budget = accepted.deadline.or(self.limits.default_deadline);
-        let deadline = budget.map(|budget| now + budget);
-        if budget.is_some_and(|budget| budget.is_zero()) {
-            return Err(EmitError::DeadlineExceeded);
+        match self.accept_now(accepted)? {
+            Tried::Accepted(reader) => Ok(reader),
+            // Rare, and large: boxed, so that the usual way stays small.
+            Tried::Later(later) => Box::pin(self.emit_later(*later)).await,
         }
-        let room = self.enter(deadline).await?;
-        let (trace, payload) = self.birth(accepted, now, deadline, None);
-        if !self.index.insert(&trace) {
-            return Err(EmitError::TraceInUse(trace.id));
-        }
-        self.ring(&trace);
-        let Err(payload) = self.try_put(&trace, payload) else {
-            room.keep();
-            return Ok(self.accepted(trace));
-        };
-        // No place yet: until there is one, nothing of it is to be seen.
-        self.index.remove(&trace);
-        let places = within(self, deadline, self.places(&trace)).await??;
-        if !trace.has_ended() {
-            self.check_open()?;
-            if !self.index.insert(&trace) {
-                return Err(EmitError::TraceInUse(trace.id));
-            }
-            self.ring(&trace);
-            places.fill(&trace, payload);
-        }
-        room.keep();
-        Ok(self.accepted(trace))
-    }
-
-    /// Waits for room for one more trace.
-    pub(super) async fn enter(&self, deadline: Option<Mono>) -> Result<Room<'_>, EmitError> {
-        if let Ok(permit) = self.room.try_acquire() {
-            permit.forget();
-        } else {
-            self.check_open()?;
-            let permit = within(self, deadline, self.room.acquire()).await?;
-            permit.map_err(|_| EmitError::Stopped)?.forget();
-        }
-        let room = Room(Some(self));
-        self.check_open()?;
-        Ok(room)
     }
 
     /// Accepts an envelope if there is room now.
     pub(crate) fn emit_nowait(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
         self.check_open()?;
-        self.check_depth(&accepted)?;
         if self.durable.is_some() {
             return Err(EmitError::Store(
                 "a durable flow accepts by emit, which waits for the store".to_owned(),
             ));
         }
-        let now = self.now();
+        match self.accept_now(accepted)? {
+            Tried::Accepted(reader) => Ok(reader),
+            Tried::Later(_) => Err(EmitError::Full),
+        }
+    }
+
+    /// Accepts an envelope without waiting, or gives it back to one who waits.
+    fn accept_now(self: &Arc<Self>, accepted: Accepted) -> Result<Tried, EmitError> {
+        let later = self.later(accepted)?;
+        if self.durable.is_some() || !self.room.try_take() {
+            return Ok(Tried::Later(Box::new(later)));
+        }
+        let entry = Entry(Some(self));
+        self.check_open()?;
+        let mut places = Places::new(self, self.row(&later.accepted.headers.tenant));
+        if !places.try_hold() {
+            return Ok(Tried::Later(Box::new(later)));
+        }
+        let reader = self.begin(later, places)?;
+        entry.keep();
+        Ok(Tried::Accepted(reader))
+    }
+
+    /// An envelope that may be accepted, with the time that it has for that.
+    fn later(self: &Arc<Self>, accepted: Accepted) -> Result<Later, EmitError> {
+        self.check_depth(&accepted)?;
         let budget = accepted.deadline.or(self.limits.default_deadline);
         if budget.is_some_and(|budget| budget.is_zero()) {
             return Err(EmitError::DeadlineExceeded);
         }
-        self.room
-            .try_acquire()
-            .map_err(|_| EmitError::Full)?
-            .forget();
-        let room = Room(Some(self));
+        let now = self.now();
+        Ok(Later {
+            accepted,
+            now,
+            deadline: budget.map(|budget| now + budget),
+        })
+    }
+
+    /// Accepts an envelope once there is room.
+    async fn emit_later(self: &Arc<Self>, later: Later) -> Result<Reader, EmitError> {
+        let deadline = later.deadline;
+        match &self.durable {
+            None => {}
+            Some(Ok(durable)) => {
+                return self
+                    .emit_durable(durable, later.accepted, later.now, deadline)
+                    .await;
+            }
+            Some(Err(why)) => return Err(EmitError::Store(why.clone())),
+        }
+        let entry = self.enter(deadline).await?;
+        let id = later.accepted.trace_id;
+        if self.index.get(id).is_some() {
+            return Err(EmitError::TraceInUse(id));
+        }
+        // Until there is a place, nothing of it is to be seen.
+        let row = self.row(&later.accepted.headers.tenant);
+        let places = within(self, deadline, self.places(row)).await??;
         self.check_open()?;
-        let (trace, payload) = self.birth(accepted, now, budget.map(|budget| now + budget), None);
+        let reader = self.begin(later, places)?;
+        entry.keep();
+        Ok(reader)
+    }
+
+    /// Has a trace begin that has room and its places.
+    fn begin(self: &Arc<Self>, later: Later, places: Places<'_>) -> Result<Reader, EmitError> {
+        let row = places.tenant.clone();
+        let (trace, payload) = self.birth(later.accepted, row, later.now, later.deadline, None);
         if !self.index.insert(&trace) {
             return Err(EmitError::TraceInUse(trace.id));
         }
         self.ring(&trace);
-        if self.try_put(&trace, payload).is_err() {
-            self.index.remove(&trace);
-            // Somebody may have cancelled it in between: then it has ended, and its place is given back.
-            if trace.has_ended() {
-                room.keep();
-            }
-            return Err(EmitError::Full);
-        }
-        room.keep();
+        places.fill(&trace, payload);
         Ok(self.accepted(trace))
+    }
+
+    /// Waits for room for one more trace.
+    pub(super) async fn enter(&self, deadline: Option<Mono>) -> Result<Entry<'_>, EmitError> {
+        if !self.room.try_take() {
+            self.check_open()?;
+            if !within(self, deadline, self.room.take()).await? {
+                return Err(EmitError::Stopped);
+            }
+        }
+        let entry = Entry(Some(self));
+        self.check_open()?;
+        Ok(entry)
     }
 
     pub(super) fn accepted(&self, trace: Arc<Trace>) -> Reader {
@@ -170,6 +208,7 @@ impl Shared {
     pub(super) fn birth(
         self: &Arc<Self>,
         accepted: Accepted,
+        tenant: Arc<Row>,
         now: Mono,
         deadline: Option<Mono>,
         book: Option<Arc<Book>>,
@@ -178,9 +217,7 @@ impl Shared {
         let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
         let birth = Birth {
             id: accepted.trace_id,
-            tenant: self.tenants.enter(&accepted.headers.tenant, |tenant| {
-                self.metrics.label(tenant)
-            }),
+            tenant,
             headers: accepted.headers,
             meta: accepted.meta,
             deadline,
@@ -193,37 +230,16 @@ impl Shared {
         (Arc::new(Trace::new(birth, self.clone())), accepted.payload)
     }
 
-    /// Hands the payload to every ingress if all have a place now.
-    fn try_put(&self, trace: &Arc<Trace>, payload: Payload) -> Result<(), Payload> {
-        let tenant = trace.tenant.ix;
-        if let [node] = *self.plan.ingress.as_slice() {
-            let edge = self.node(node).ingress.unwrap_or_default();
-            self.node(node).gate(|gate| {
-                if !gate.reserve(tenant, edge) {
-                    return Err(payload);
-                }
-                gate.inbox.put(first(trace, payload, edge, 0).into());
-                Ok(())
-            })?;
-            self.stage_of(node).schedule();
-            return Ok(());
-        }
-        let mut places = Places::new(self, tenant);
-        for node in &self.plan.ingress {
-            let edge = self.node(*node).ingress.unwrap_or_default();
-            if !self.node(*node).gate(|gate| gate.reserve(tenant, edge)) {
-                return Err(payload);
-            }
-            places.held.push((*node, edge));
-        }
-        places.fill(trace, payload);
-        Ok(())
+    /// The row of a tenant.
+    pub(super) fn row(&self, tenant: &Tenant) -> Arc<Row> {
+        let label = |tenant: &Tenant| self.metrics.label(tenant);
+        self.tenants.enter(tenant, label)
     }
 
     /// Waits for a place at every ingress, one after the other and always in the same order.
-    pub(super) async fn places(&self, trace: &Trace) -> Result<Places<'_>, EmitError> {
-        let tenant = trace.tenant.ix;
-        let mut places = Places::new(self, tenant);
+    pub(super) async fn places(&self, row: Arc<Row>) -> Result<Places<'_>, EmitError> {
+        let tenant = row.ix;
+        let mut places = Places::new(self, row);
         for node in &self.plan.ingress {
             let edge = self.node(*node).ingress.unwrap_or_default();
             let waiter = self.node(*node).gate(|gate| {
@@ -308,17 +324,30 @@ impl Drop for Line<'_> {
 /// Places that are held, given back unless they are filled.
 pub(super) struct Places<'a> {
     shared: &'a Shared,
-    tenant: u32,
-    held: Vec<(NodeIx, u16)>,
+    tenant: Arc<Row>,
+    held: SmallVec<[(NodeIx, u16); 2]>,
 }
 
 impl<'a> Places<'a> {
-    const fn new(shared: &'a Shared, tenant: u32) -> Self {
+    fn new(shared: &'a Shared, tenant: Arc<Row>) -> Self {
         Self {
             shared,
             tenant,
-            held: Vec::new(),
+            held: SmallVec::new(),
         }
+    }
+
+    /// Takes a place at every ingress, if each has one now.
+    fn try_hold(&mut self) -> bool {
+        for node in &self.shared.plan.ingress {
+            let at = self.shared.node(*node);
+            let edge = at.ingress.unwrap_or_default();
+            if !at.gate(|gate| gate.reserve(self.tenant.ix, edge)) {
+                return false;
+            }
+            self.held.push((*node, edge));
+        }
+        true
     }
 
     pub(super) fn fill(mut self, trace: &Arc<Trace>, payload: Payload) {
@@ -345,7 +374,8 @@ impl Drop for Places<'_> {
     fn drop(&mut self) {
         for (node, edge) in self.held.drain(..) {
             let node = self.shared.node(node);
-            let _ingress_has_no_producer = node.gate(|gate| gate.release(self.tenant, edge, true));
+            let _ingress_has_no_producer =
+                node.gate(|gate| gate.release(self.tenant.ix, edge, 1, true));
         }
     }
 }

@@ -81,6 +81,11 @@ impl Gate {
         }
     }
 
+    /// Whether somebody waits for a place.
+    pub(crate) fn has_line(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
     /// Takes a place for somebody who did not wait, unless others do.
     pub(crate) fn reserve(&mut self, tenant: u32, edge: u16) -> bool {
         !self.waiters.contains_key(&tenant) && self.inbox.reserve(tenant, edge)
@@ -99,7 +104,7 @@ impl Gate {
     pub(crate) fn leave(&mut self, tenant: u32, edge: u16, waiter: &Arc<Waiter>) {
         match waiter.granted() {
             Some(Grant::Place) => {
-                let _producers_have_other_edges = self.release(tenant, edge, true);
+                let _producers_have_other_edges = self.release(tenant, edge, 1, true);
             }
             Some(Grant::Closed) => {}
             None => {
@@ -113,10 +118,10 @@ impl Gate {
         }
     }
 
-    /// Gives a place back. True when a producer is to be told of room; who waits to emit is granted it here.
+    /// Gives places back. True when a producer is to be told of room; who waits to emit is granted it here.
     #[must_use]
-    pub(crate) fn release(&mut self, tenant: u32, edge: u16, ingress: bool) -> bool {
-        let wanted = self.inbox.release(tenant, edge);
+    pub(crate) fn release(&mut self, tenant: u32, edge: u16, places: u32, ingress: bool) -> bool {
+        let wanted = self.inbox.release(tenant, edge, places);
         if !ingress || !wanted {
             return wanted;
         }

@@ -246,15 +246,15 @@ impl<T> Inbox<T> {
         Some(taken)
     }
 
-    /// Gives a place back. True when somebody waits for it and there is room now; who waits is then forgotten.
+    /// Gives places back. True when somebody waits for it and there is room now; who waits is then forgotten.
     #[must_use]
-    pub(crate) fn release(&mut self, tenant: u32, edge: u16) -> bool {
+    pub(crate) fn release(&mut self, tenant: u32, edge: u16, places: u32) -> bool {
         let Some(at) = self.lane(tenant) else {
             return false;
         };
         let edge = usize::from(edge);
         let lane = &mut self.lanes[at];
-        lane.held[edge] = lane.held[edge].saturating_sub(1);
+        lane.held[edge] = lane.held[edge].saturating_sub(places);
         let room = (lane.held[edge] as usize) < self.bounds[edge];
         let wanted = room && std::mem::take(&mut lane.wanted[edge]);
         self.close_if_idle(at);
@@ -320,7 +320,7 @@ mod tests {
     fn all(inbox: &mut Inbox<u32>) -> Vec<u32> {
         let mut items = Vec::new();
         while let Some(taken) = inbox.take() {
-            let _room = inbox.release(taken.tenant, taken.edge);
+            let _room = inbox.release(taken.tenant, taken.edge, 1);
             items.push(taken.item);
         }
         items
@@ -360,7 +360,10 @@ mod tests {
         inbox.want(0, 0);
         let taken = inbox.take().unwrap();
         assert!(!inbox.reserve(0, 0), "taken is not yet released");
-        assert!(inbox.release(taken.tenant, taken.edge), "who waits is told");
+        assert!(
+            inbox.release(taken.tenant, taken.edge, 1),
+            "who waits is told"
+        );
         assert!(inbox.reserve(0, 0));
         assert_eq!(inbox.held(0, 0), 2);
     }
@@ -449,7 +452,7 @@ mod tests {
                         Op::PutBack => if let Some(taken) = running.pop() { inbox.put_back(taken) },
                         Op::Release => if !running.is_empty() {
                             let done = running.remove(0);
-                            let _room = inbox.release(done.tenant, done.edge);
+                            let _room = inbox.release(done.tenant, done.edge, 1);
                             let key = (done.tenant, done.priority, done.edge);
                             prop_assert!(last.insert(key, done.item).is_none_or(|before| before < done.item));
                             inside -= 1;
@@ -461,7 +464,7 @@ mod tests {
                 for tenant in 0..3 { inbox.set_blocked(tenant, false); }
                 while let Some(taken) = inbox.take() { running.push(taken); }
                 prop_assert_eq!(running.len(), inside);
-                for done in running { let _room = inbox.release(done.tenant, done.edge); }
+                for done in running { let _room = inbox.release(done.tenant, done.edge, 1); }
                 prop_assert!(inbox.is_at_rest());
             }
         }

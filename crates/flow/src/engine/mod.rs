@@ -20,6 +20,7 @@ mod keeper;
 mod pen;
 mod reader;
 mod restore;
+mod room;
 mod shared;
 mod stop;
 mod tenants;

@@ -71,6 +71,18 @@ impl Pen {
         }
     }
 
+    /// The trace ended.
+    pub(crate) fn over(&mut self, trace: &Trace, outcome: Outcome, at: Mono) {
+        if !self.tap.is_on() {
+            return;
+        }
+        if trace.first_to_tell() {
+            self.started(trace);
+        }
+        let latency = at - trace.accepted;
+        self.event(trace, at, FlowEventKind::TraceEnd { outcome, latency });
+    }
+
     pub(crate) fn ended(&mut self, trace: &Trace, outcome: &Outcome) {
         match &mut self.metrics {
             Counting::Stage(stage) => stage.ended(trace.tenant.label, outcome),

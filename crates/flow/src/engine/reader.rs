@@ -3,18 +3,18 @@
 use std::{
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use volary_kernel::TraceId;
 
-use super::trace::{Trace, Yield};
+use super::trace::{Cell, Trace, Yield};
 use crate::{graph::plan::Payload, outcome::Outcome, stream::StreamChunk};
 
 /// What was read.
 pub(crate) enum Read {
     Value(Payload),
-    Chunk(StreamChunk),
+    Chunk(Box<StreamChunk>),
     /// The end; read again and again after the first time.
     End(Outcome),
 }
@@ -48,33 +48,79 @@ impl Reader {
         match cell.pop() {
             Some(Yield::Value(payload)) => return Poll::Ready(Read::Value(payload)),
             Some(Yield::Chunk(chunk)) => {
-                let writers = cell
-                    .rare
-                    .as_mut()
-                    .map(|rare| std::mem::take(&mut rare.writers));
+                let writers = writers_of(&mut cell);
                 drop(cell);
-                for writer in writers.unwrap_or_default() {
+                for writer in writers {
                     writer.wake();
                 }
                 return Poll::Ready(Read::Chunk(chunk));
             }
             None => {}
         }
-        let told = cell.outcome.clone().filter(|_| !cell.untold);
-        let Some(outcome) = told else {
-            let waker = cx.waker();
-            if !cell.reader.as_ref().is_some_and(|old| old.will_wake(waker)) {
-                cell.reader = Some(waker.clone());
-            }
+        let Some(outcome) = end_of(&mut cell, cx) else {
             return Poll::Pending;
         };
-        cell.gone = true;
         drop(cell);
-        self.trace.shared.index.remove(&self.trace);
-        self.trace.shared.forget_end(&self.trace);
+        self.over();
         self.end = Some(outcome.clone());
         Poll::Ready(Read::End(outcome))
     }
+
+    /// How the trace ended; of what it yields until then the first value is kept, the rest is thrown away. As
+    /// [`Reader::next`] up to the end, and cheaper: most traces are read like this, once, after they ended.
+    pub(crate) fn poll_end(
+        &mut self,
+        first: &mut Option<Payload>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Outcome> {
+        if let Some(end) = &self.end {
+            return Poll::Ready(end.clone());
+        }
+        let mut cell = self.trace.cell.lock();
+        let unread = cell.take_unread();
+        let end = end_of(&mut cell, cx);
+        let writers = writers_of(&mut cell);
+        drop(cell);
+        // What is thrown away is dropped outside the lock: its drop is code of a user.
+        unread.sift(first);
+        for writer in writers {
+            writer.wake();
+        }
+        let Some(outcome) = end else {
+            return Poll::Pending;
+        };
+        self.over();
+        self.end = Some(outcome.clone());
+        Poll::Ready(outcome)
+    }
+
+    /// The end was read.
+    fn over(&self) {
+        self.trace.shared.index.remove(&self.trace);
+        self.trace.shared.forget_end(&self.trace);
+    }
+}
+
+/// How a trace ended; if it has not, its reader is woken then.
+fn end_of(cell: &mut Cell, cx: &mut Context<'_>) -> Option<Outcome> {
+    if let Some(outcome) = &cell.outcome
+        && !cell.untold
+    {
+        cell.gone = true;
+        return Some(outcome.clone());
+    }
+    let waker = cx.waker();
+    if !cell.reader.as_ref().is_some_and(|old| old.will_wake(waker)) {
+        cell.reader = Some(waker.clone());
+    }
+    None
+}
+
+/// Who waits until chunks are read.
+fn writers_of(cell: &mut Cell) -> Vec<Waker> {
+    let rare = cell.rare.as_mut();
+    rare.map(|rare| std::mem::take(&mut rare.writers))
+        .unwrap_or_default()
 }
 
 impl Drop for Reader {

@@ -34,7 +34,8 @@ impl Shared {
             parent: None,
         };
         let deadline = left.map(|left| now + left);
-        let (trace, _no_payload) = self.birth(accepted, now, deadline, Some(book));
+        let row = self.row(&accepted.headers.tenant);
+        let (trace, _no_payload) = self.birth(accepted, row, now, deadline, Some(book));
         trace.cell.lock().attached = false;
         trace
     }
@@ -69,9 +70,8 @@ impl Shared {
         if paused {
             control::hold(&trace);
         }
-        match self.room.try_acquire() {
-            Ok(permit) => permit.forget(),
-            Err(_) => drop(self.beyond.fetch_add(1, Ordering::SeqCst)),
+        if !self.room.try_take() {
+            self.beyond.fetch_add(1, Ordering::SeqCst);
         }
         if !self.index.insert(&trace) {
             tracing::error!(flow = %self.plan.name, trace = %trace.id, "two durable traces have one id");
@@ -86,7 +86,7 @@ impl Shared {
 
     /// Hands a trace that lives to its ingress. False if the flow is stopping.
     pub(super) async fn take_up(&self, trace: &Arc<Trace>, payload: Payload) -> bool {
-        let Ok(places) = self.places(trace).await else {
+        let Ok(places) = self.places(trace.tenant.clone()).await else {
             return false;
         };
         if !trace.has_ended() {

@@ -12,7 +12,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use volary_kernel::{Mono, SharedClock, TraceId};
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     index::Index,
     joins::Need,
     pen::{Counting, Pen},
+    room::Room,
     tenants::Tenants,
     trace::{Msg, Trace},
 };
@@ -42,6 +43,8 @@ pub(crate) struct NodeShared {
     gate: Mutex<Gate>,
     /// Messages wait at the gate.
     queued: AtomicBool,
+    /// Somebody waits for a place at it, to emit.
+    line: AtomicBool,
     /// Which stage runs it, and as which of its nodes.
     pub stage: usize,
     pub local: u16,
@@ -64,7 +67,16 @@ impl NodeShared {
         let mut gate = self.gate.lock();
         let done = work(&mut gate);
         self.queued.store(gate.inbox.len() > 0, Ordering::SeqCst);
+        let line = gate.has_line();
+        if line != self.line.load(Ordering::Relaxed) {
+            self.line.store(line, Ordering::Relaxed);
+        }
         done
+    }
+
+    /// Whether somebody waits for a place, of whatever tenant. A hint.
+    pub(crate) fn has_line(&self) -> bool {
+        self.line.load(Ordering::Relaxed)
     }
 
     /// Whether messages wait at the gate, those of blocked tenants too.
@@ -183,7 +195,7 @@ pub(crate) struct Shared {
     pub index: Index,
     pub tenants: Arc<Tenants>,
     /// Room for traces.
-    pub room: Semaphore,
+    pub room: Room,
     /// Traces that live beyond the bound: taken up from an earlier life with a larger one.
     pub beyond: AtomicUsize,
     /// Nothing more is accepted.
@@ -201,9 +213,6 @@ pub(crate) struct Shared {
     results: Mutex<VecDeque<(Mono, TraceId)>>,
 }
 
-/// Most traces a semaphore can count.
-const MOST_TRACES: usize = Semaphore::MAX_PERMITS;
-
 impl Shared {
     pub(crate) fn new(
         plan: Arc<Plan>,
@@ -216,13 +225,13 @@ impl Shared {
     ) -> Self {
         let (limits, clock) = (config.limits.clone(), config.clock.clone());
         let nodes = resolve(&plan, groups);
-        let traces = limits.traces.clamp(1, MOST_TRACES);
+        let traces = limits.traces.max(1);
         Self {
             nodes,
             stages: groups.iter().map(|_| Arc::default()).collect(),
             index: Index::default(),
             tenants,
-            room: Semaphore::new(traces),
+            room: Room::new(traces),
             beyond: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             progress: Notify::new(),
@@ -256,23 +265,26 @@ impl Shared {
 
     /// Traces that live.
     pub(crate) fn live(&self) -> usize {
-        let most = self.limits.traces.clamp(1, MOST_TRACES);
-        most.saturating_sub(self.room.available_permits()) + self.beyond.load(Ordering::SeqCst)
+        let most = self.limits.traces.max(1);
+        most.saturating_sub(self.room.free()) + self.beyond.load(Ordering::SeqCst)
     }
 
     /// Gives the place of a trace back.
     pub(crate) fn leave(&self) {
-        let fewer = |beyond: usize| beyond.checked_sub(1);
-        let beyond = &self.beyond;
-        if beyond
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer)
-            .is_err()
-        {
-            self.room.add_permits(1);
+        if self.beyond.load(Ordering::SeqCst) == 0 || !self.leave_beyond() {
+            self.room.give();
         }
         if self.closed.load(Ordering::SeqCst) {
             self.progress.notify_waiters();
         }
+    }
+
+    /// Gives a place back that is beyond the bound, if one is taken.
+    fn leave_beyond(&self) -> bool {
+        let fewer = |beyond: usize| beyond.checked_sub(1);
+        let beyond = &self.beyond;
+        let left = beyond.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
+        left.is_ok()
     }
 
     /// Tells the producer of an edge that there is room again.
@@ -292,33 +304,39 @@ impl Shared {
         value: Option<Payload>,
         now: Mono,
     ) -> bool {
+        let Some(outcome) = self.settle(pen, trace, outcome, value) else {
+            return false;
+        };
+        pen.over(trace, outcome, now);
+        true
+    }
+
+    /// As [`Shared::end`], but for telling observers: that is left to the caller, with the outcome that it got.
+    pub(crate) fn settle(
+        &self,
+        pen: &mut Pen,
+        trace: &Arc<Trace>,
+        outcome: Outcome,
+        value: Option<Payload>,
+    ) -> Option<Outcome> {
         let durable = trace.book.is_some() && !durable::goes_on(&outcome);
         let (outcome, value) = self.with_stored(trace, outcome, value);
         let told = outcome.clone();
-        let Some(ending) = trace.close(outcome, value, durable) else {
-            return false;
-        };
+        let ending = trace.close(outcome, value, durable)?;
         pen.ended(trace, &told);
-        if pen.is_on() {
-            if trace.first_to_tell() {
-                pen.started(trace);
-            }
-            let (outcome, latency) = (told.clone(), now - trace.accepted);
-            pen.event(trace, now, FlowEventKind::TraceEnd { outcome, latency });
-        }
         let attached = ending.attached;
         let dropped = ending.tell();
         if dropped > 0 {
             trace.remove(dropped);
         }
-        if durable && self.write_end(trace, told) {
-            return true;
+        if durable && self.write_end(trace, told.clone()) {
+            return Some(told);
         }
         if !attached {
             self.keep(trace);
         }
         self.leave();
-        true
+        Some(told)
     }
 
     /// Keeps what nobody reads for a while.
@@ -466,6 +484,7 @@ fn resolve(plan: &Plan, groups: &[fuse::Group]) -> Vec<NodeShared> {
         nodes.push(NodeShared {
             gate: Mutex::new(Gate::new(Inbox::new(bounds[at].iter().copied()))),
             queued: AtomicBool::new(false),
+            line: AtomicBool::new(false),
             stage,
             local,
             ways_in: ways_in[at].clone(),

@@ -90,6 +90,8 @@ impl Shared {
             let _some_may_hold_their_thread = clock::timeout(GRACE, self.until(all_done)).await;
         }
         self.show();
+        // Whoever ends a trace from outside holds the pen until that is written down.
+        drop(self.pen.lock());
         // Observers get what was told until here, if they are quick enough.
         let _they_may_be_slow = clock::timeout(GRACE, self.observing.close()).await;
         for stage in &self.stages {

@@ -50,7 +50,7 @@ pub(crate) struct Msg {
 /// What a trace yields.
 pub(crate) enum Yield {
     Value(Payload),
-    Chunk(StreamChunk),
+    Chunk(Box<StreamChunk>),
 }
 
 /// One request through the flow.
@@ -92,7 +92,7 @@ pub(crate) struct Cell {
     pub attached: bool,
     /// Its end was read, or it expired.
     pub gone: bool,
-    parked: SmallVec<[Parked; 1]>,
+    parked: Vec<Parked>,
     tokens: u32,
     pub rare: Option<Box<Rare>>,
 }
@@ -158,6 +158,15 @@ impl Cell {
         Some(item)
     }
 
+    /// Takes all that is unread.
+    pub(crate) fn take_unread(&mut self) -> Unread {
+        (self.values, self.chunks) = (0, 0);
+        Unread {
+            first: self.first.take(),
+            more: std::mem::take(&mut self.more),
+        }
+    }
+
     pub(crate) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
@@ -196,9 +205,32 @@ impl Cell {
     }
 }
 
+/// What a trace yielded and nobody read.
+pub(crate) struct Unread {
+    first: Option<Yield>,
+    more: VecDeque<Yield>,
+}
+
+impl Unread {
+    /// Keeps the first value if there is none yet; drops the rest.
+    pub(crate) fn sift(self, kept: &mut Option<Payload>) {
+        let mut keep = |item| {
+            if let (Yield::Value(value), None) = (item, &kept) {
+                *kept = Some(value);
+            }
+        };
+        if let Some(item) = self.first {
+            keep(item);
+        }
+        if !self.more.is_empty() {
+            self.more.into_iter().for_each(keep);
+        }
+    }
+}
+
 /// What is left to do once a trace ended, outside its lock.
 pub(crate) struct Ending {
-    parked: SmallVec<[Parked; 1]>,
+    parked: Vec<Parked>,
     reader: Option<Waker>,
     rare: Option<Box<Rare>>,
     pub attached: bool,

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     marker::PhantomData,
     pin::Pin,
     sync::Arc,
@@ -221,17 +222,12 @@ impl<Out> TraceHandle<Out> {
 impl<Out: Send + 'static> TraceHandle<Out> {
     /// The next thing the trace yields; none once it has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<Item<Out>> {
-        std::future::poll_fn(|cx| self.poll_item(cx)).await
+        poll_fn(|cx| self.poll_item(cx)).await
     }
 
     /// How the trace ended, once it has; what it yields until then is thrown away.
     pub async fn outcome(mut self) -> Outcome {
-        loop {
-            self.next().await;
-            if let Some(outcome) = self.outcome.take() {
-                return outcome;
-            }
-        }
+        poll_fn(|cx| self.reader.poll_end(&mut None, cx)).await
     }
 
     /// The first value, once the trace is done.
@@ -240,14 +236,10 @@ impl<Out: Send + 'static> TraceHandle<Out> {
     /// How it ended otherwise; [`Outcome::Done`] if it is done without a value.
     pub async fn result(mut self) -> Result<Out, Outcome> {
         let mut first = None;
-        loop {
-            match (self.next().await, self.outcome.take()) {
-                (Some(Item::Value(value)), _) => first = first.or(Some(value)),
-                (Some(Item::Chunk(_)), _) => {}
-                (None, Some(Outcome::Done)) => return first.ok_or(Outcome::Done),
-                (None, Some(other)) => return Err(other),
-                (None, None) => {}
-            }
+        let end = poll_fn(|cx| self.reader.poll_end(&mut first, cx)).await;
+        match (end, first.and_then(typed)) {
+            (Outcome::Done, Some(value)) => Ok(value),
+            (other, _) => Err(other),
         }
     }
 
@@ -286,7 +278,7 @@ impl<Out: Send + 'static> TraceHandle<Out> {
                         return Poll::Ready(Ok(Item::Value(value)));
                     }
                 }
-                Read::Chunk(chunk) => return Poll::Ready(Ok(Item::Chunk(chunk))),
+                Read::Chunk(chunk) => return Poll::Ready(Ok(Item::Chunk(*chunk))),
                 Read::End(outcome) => return Poll::Ready(Err(outcome)),
             }
         }

@@ -190,6 +190,7 @@ async fn values(
         match reader.next().await {
             Read::Value(value) => values.push(value),
             Read::Chunk(chunk) => {
+                let chunk = *chunk;
                 let stream_id = (chunk.stream_id != own_stream).then_some(chunk.stream_id);
                 let chunk = ChunkSpec {
                     stream_id,
@@ -236,7 +237,7 @@ fn failed(outcome: Outcome) -> NodeError {
     NodeError {
         retryable,
         retry_after,
-        ..NodeError::from(error)
+        ..NodeError::from(*error)
     }
 }
 

@@ -310,10 +310,6 @@ pub(crate) struct StageMetrics {
 
 impl StageMetrics {
     /// All nodes of the chain succeeded: one addition.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "stages count a trace in parts so far")
-    )]
     #[inline]
     pub(crate) fn chain_success(&mut self, label: TenantLabel) {
         self.whole[usize::from(label.0)] += 1;

@@ -24,7 +24,10 @@ const NO_NODE: NodeIx = NodeIx::MAX;
 /// One record: a cache line.
 #[derive(Debug)]
 pub(crate) struct Record {
-    pub tag: TraceTag,
+    /// Of a [`TraceTag`], without its alignment.
+    id: [u64; 2],
+    tenant: u32,
+    hops: u16,
     body: Body,
 }
 
@@ -32,20 +35,10 @@ const _: () = assert!(size_of::<Record>() <= 64);
 
 #[derive(Debug)]
 enum Body {
-    /// Nodes of a fused chain, each started and succeeded.
     Chain {
+        /// Which stage's.
         chain: u16,
-        first: u16,
-        count: u16,
-        started: Mono,
-        ended: Mono,
-    },
-    /// A whole trace: accepted, gone through all nodes of a chain, done.
-    Whole {
-        chain: u16,
-        accepted: Mono,
-        started: Mono,
-        ended: Mono,
+        run: ChainRun,
     },
     Event {
         node: NodeIx,
@@ -53,6 +46,21 @@ enum Body {
         at: Mono,
         kind: Kind,
     },
+}
+
+/// A message's way through nodes of a stage's chain without a wait: each started and succeeded at its first attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChainRun {
+    /// Place of the first node in the chain.
+    pub first: u16,
+    pub count: u16,
+    /// The start of the trace comes before it.
+    pub begins: bool,
+    /// The trace was done with it.
+    pub ends: bool,
+    pub accepted: Mono,
+    pub started: Mono,
+    pub ended: Mono,
 }
 
 /// A duration in half the space; 584 years fit.
@@ -135,42 +143,34 @@ pub(crate) type Told<'a> = &'a mut dyn FnMut(Option<NodeIx>, u32, Mono, FlowEven
 
 impl Record {
     #[inline]
-    pub(crate) fn chain(
-        tag: TraceTag,
-        (chain, first, count): (u16, u16, u16),
-        started: Mono,
-        ended: Mono,
-    ) -> Self {
-        let body = Body::Chain {
-            chain,
-            first,
-            count,
-            started,
-            ended,
-        };
-        Self { tag, body }
+    fn of(tag: &TraceTag, body: Body) -> Self {
+        let id = u128::from_be_bytes(tag.id.to_bytes());
+        Self {
+            id: [(id >> 64) as u64, id as u64],
+            tenant: tag.tenant,
+            hops: tag.hops,
+            body,
+        }
+    }
+
+    /// Whose it is; none for an id that no trace has.
+    pub(crate) fn tag(&self) -> Option<TraceTag> {
+        let [high, low] = self.id.map(u128::from);
+        Some(TraceTag {
+            id: TraceId::from_bytes((high << 64 | low).to_be_bytes())?,
+            tenant: self.tenant,
+            hops: self.hops,
+        })
     }
 
     #[inline]
-    pub(crate) fn whole(
-        tag: TraceTag,
-        chain: u16,
-        accepted: Mono,
-        started: Mono,
-        ended: Mono,
-    ) -> Self {
-        let body = Body::Whole {
-            chain,
-            accepted,
-            started,
-            ended,
-        };
-        Self { tag, body }
+    pub(crate) fn chain(tag: &TraceTag, chain: u16, run: ChainRun) -> Self {
+        Self::of(tag, Body::Chain { chain, run })
     }
 
     #[inline]
     pub(crate) fn event(
-        tag: TraceTag,
+        tag: &TraceTag,
         node: Option<NodeIx>,
         attempt: u32,
         at: Mono,
@@ -182,14 +182,15 @@ impl Record {
             at,
             kind: Kind::pack(kind),
         };
-        Self { tag, body }
+        Self::of(tag, body)
     }
 
     /// How many events it stands for.
-    pub(crate) fn events(&self, chains: &[Vec<NodeIx>]) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         match &self.body {
-            Body::Chain { count, .. } => 2 * u64::from(*count),
-            Body::Whole { chain, .. } => 2 + 2 * len(chains, *chain),
+            Body::Chain { run, .. } => {
+                2 * u64::from(run.count) + u64::from(run.begins) + u64::from(run.ends)
+            }
             Body::Event { .. } => 1,
         }
     }
@@ -219,38 +220,20 @@ impl Record {
     /// Tells all events it stands for, in order.
     pub(crate) fn expand(self, chains: &[Vec<NodeIx>], told: Told<'_>) {
         match self.body {
-            Body::Chain {
-                chain,
-                first,
-                count,
-                started,
-                ended,
-            } => {
-                let nodes = chains
-                    .get(usize::from(chain))
-                    .map_or(&[][..], Vec::as_slice);
-                let range = nodes
-                    .iter()
-                    .skip(usize::from(first))
-                    .take(usize::from(count));
-                nodes_of(range, started, ended, told);
-            }
-            Body::Whole {
-                chain,
-                accepted,
-                started,
-                ended,
-            } => {
-                let nodes = chains
-                    .get(usize::from(chain))
-                    .map_or(&[][..], Vec::as_slice);
-                told(None, 0, accepted, FlowEventKind::TraceStart);
-                nodes_of(nodes.iter(), started, ended, told);
-                let done = FlowEventKind::TraceEnd {
-                    outcome: Outcome::Done,
-                    latency: ended - accepted,
-                };
-                told(None, 0, ended, done);
+            Body::Chain { chain, run } => {
+                if run.begins {
+                    told(None, 0, run.accepted, FlowEventKind::TraceStart);
+                }
+                let nodes = chains.get(usize::from(chain));
+                let nodes = nodes.map_or(&[][..], Vec::as_slice).iter();
+                nodes_of(nodes.skip(usize::from(run.first)), &run, told);
+                if run.ends {
+                    let done = FlowEventKind::TraceEnd {
+                        outcome: Outcome::Done,
+                        latency: run.ended - run.accepted,
+                    };
+                    told(None, 0, run.ended, done);
+                }
             }
             Body::Event {
                 node,
@@ -264,28 +247,32 @@ impl Record {
         }
     }
 
-    /// When it began, for order.
+    /// Its time, for order: of a way through nodes the earliest of what it stands for, unless the trace ended with it. That
+    /// end is to be told last of all.
+    #[inline]
     pub(crate) fn at(&self) -> Mono {
         match &self.body {
-            Body::Chain { started, .. } => *started,
-            Body::Whole { accepted, .. } => *accepted,
+            Body::Chain { run, .. } if run.begins => run.accepted,
+            Body::Chain { run, .. } if run.ends => run.ended,
+            Body::Chain { run, .. } => run.started,
             Body::Event { at, .. } => *at,
         }
     }
 
-    /// Where it stands among records of one millisecond: time, rounds, then the way through the graph.
-    pub(crate) fn key(&self, chains: &[Vec<NodeIx>], ranks: &[u16]) -> (Mono, u16, u16) {
+    /// Where it stands among records of one time: rounds, then the way through the graph.
+    fn order(&self, chains: &[Vec<NodeIx>], ranks: &[u16]) -> (u16, u16) {
         let node_rank = |node: Option<&NodeIx>| {
             node.and_then(|node| ranks.get(usize::from(*node)))
                 .map_or(RANK_FIRST, |rank| rank.saturating_add(RANK_NODE))
         };
-        let (hops, rank) = match &self.body {
-            Body::Chain { chain, first, .. } => {
+        match &self.body {
+            Body::Chain { run, .. } if run.begins => (0, RANK_FIRST),
+            Body::Chain { run, .. } if run.ends => (u16::MAX, RANK_LAST),
+            Body::Chain { chain, run } => {
                 let chain = chains.get(usize::from(*chain));
-                let node = chain.and_then(|nodes| nodes.get(usize::from(*first)));
-                (self.tag.hops, node_rank(node))
+                let node = chain.and_then(|nodes| nodes.get(usize::from(run.first)));
+                (self.hops, node_rank(node))
             }
-            Body::Whole { .. } => (0, RANK_FIRST),
             Body::Event { node, kind, .. } => match kind {
                 Kind::TraceStart => (0, RANK_FIRST),
                 Kind::Done(_)
@@ -296,11 +283,10 @@ impl Record {
                 Kind::Other(kind) if matches!(**kind, FlowEventKind::TraceEnd { .. }) => {
                     (u16::MAX, RANK_LAST)
                 }
-                _ if *node == NO_NODE => (self.tag.hops, RANK_TRACE),
-                _ => (self.tag.hops, node_rank(Some(node))),
+                _ if *node == NO_NODE => (self.hops, RANK_TRACE),
+                _ => (self.hops, node_rank(Some(node))),
             },
-        };
-        (self.at(), hops, rank)
+        }
     }
 }
 
@@ -309,27 +295,12 @@ const RANK_TRACE: u16 = 1;
 const RANK_NODE: u16 = 2;
 const RANK_LAST: u16 = u16::MAX;
 
-fn len(chains: &[Vec<NodeIx>], chain: u16) -> u64 {
-    chains
-        .get(usize::from(chain))
-        .map_or(0, |nodes| nodes.len() as u64)
-}
-
-fn nodes_of<'a>(
-    nodes: impl Iterator<Item = &'a NodeIx>,
-    started: Mono,
-    ended: Mono,
-    told: Told<'_>,
-) {
-    let latency = ended - started;
-    for node in nodes {
-        told(Some(*node), 1, started, FlowEventKind::NodeStart);
-        told(
-            Some(*node),
-            1,
-            ended,
-            FlowEventKind::NodeSuccess { latency },
-        );
+fn nodes_of<'a>(nodes: impl Iterator<Item = &'a NodeIx>, run: &ChainRun, told: Told<'_>) {
+    let latency = run.ended - run.started;
+    for node in nodes.take(usize::from(run.count)) {
+        told(Some(*node), 1, run.started, FlowEventKind::NodeStart);
+        let success = FlowEventKind::NodeSuccess { latency };
+        told(Some(*node), 1, run.ended, success);
     }
 }
 
@@ -357,7 +328,11 @@ impl Window {
         let cut = self.seen;
         self.seen = fresh.iter().map(Record::at).fold(cut, Mono::max);
         self.held.append(fresh);
-        self.held.sort_by_key(|record| record.key(chains, ranks));
+        // What one stage hands over is in order but for few, and most times differ: a stable sort has little to do.
+        self.held.sort_by(|a, b| {
+            let order = |record: &Record| record.order(chains, ranks);
+            a.at().cmp(&b.at()).then_with(|| order(a).cmp(&order(b)))
+        });
         let until = if all {
             self.held.len()
         } else {

@@ -9,6 +9,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use volary_kernel::{
@@ -18,7 +19,7 @@ use volary_kernel::{
     task::{Supervisor, TaskKind, panic_text},
 };
 
-pub(crate) use super::record::TraceTag;
+pub(crate) use super::record::{ChainRun, TraceTag};
 use super::{
     Observer,
     event::{FlowEvent, FlowEventKind},
@@ -40,6 +41,8 @@ const TAP_RECORDS: usize = 512;
 const GATHER: Duration = Duration::from_millis(2);
 /// Most events of one call of an observer.
 const BATCH: usize = 1_024;
+/// Most tenants whose names the observer task keeps.
+const MAX_TENANTS: usize = 1_024;
 /// Longest error text of an event, in bytes.
 const MAX_TEXT: usize = 4_096;
 
@@ -69,33 +72,12 @@ impl Tap {
         self.hub.is_some()
     }
 
-    /// `count` nodes of this stage's chain, from the `first` one on, each succeeded at its first attempt without waiting.
+    /// A message went through nodes of this stage's chain, each of which succeeded at its first attempt without waiting.
     /// What parks is told by [`Tap::event`], start and end apart.
     #[inline]
-    pub(crate) fn chain(
-        &mut self,
-        tag: &TraceTag,
-        first: u16,
-        count: u16,
-        started: Mono,
-        ended: Mono,
-    ) {
+    pub(crate) fn chain(&mut self, tag: &TraceTag, run: ChainRun) {
         if self.is_on() {
-            let nodes = (self.chain, first, count);
-            self.push(Record::chain(*tag, nodes, started, ended));
-        }
-    }
-
-    /// A trace that was accepted, went through all nodes of this stage's chain without waiting, and is done: stands for
-    /// its start, each node, and its end.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "stages tell a trace in parts so far")
-    )]
-    #[inline]
-    pub(crate) fn whole(&mut self, tag: &TraceTag, accepted: Mono, started: Mono, ended: Mono) {
-        if self.is_on() {
-            self.push(Record::whole(*tag, self.chain, accepted, started, ended));
+            self.push(Record::chain(tag, self.chain, run));
         }
     }
 
@@ -111,7 +93,7 @@ impl Tap {
     ) {
         if let Some(hub) = &self.hub {
             let kind = shown(kind, hub.redactor.as_ref());
-            self.push(Record::event(*tag, node, attempt, at, kind));
+            self.push(Record::event(tag, node, attempt, at, kind));
         }
     }
 
@@ -187,8 +169,7 @@ impl Hub {
     }
 
     fn drop_all(&self, records: &mut Vec<Record>) {
-        let chains = self.chains.read().clone();
-        let events = records.iter().map(|record| record.events(&chains)).sum();
+        let events = records.iter().map(Record::events).sum();
         self.dropped.inc_by(events);
         records.clear();
     }
@@ -312,6 +293,27 @@ struct Tell {
     window: Window,
     fresh: Vec<Record>,
     events: Vec<FlowEvent>,
+    tenants: TenantNames,
+}
+
+/// Names of tenants, as copies of the observers' own: what stages and callers share is not touched once per event.
+#[derive(Default)]
+struct TenantNames(HashMap<u32, Tenant>);
+
+impl TenantNames {
+    /// The name of a tenant, kept by the one of the engine's numbers that is never given on.
+    fn name(&mut self, tenant: u32, named: &TenantOf) -> Option<Tenant> {
+        if let Some(name) = self.0.get(&tenant) {
+            return Some(name.clone());
+        }
+        let name = named(tenant)?;
+        let own = name.as_str().parse().unwrap_or(name);
+        if self.0.len() >= MAX_TENANTS {
+            self.0.clear();
+        }
+        self.0.insert(tenant, own.clone());
+        Some(own)
+    }
 }
 
 impl Teller {
@@ -322,6 +324,7 @@ impl Teller {
             window: Window::default(),
             fresh: Vec::new(),
             events: Vec::new(),
+            tenants: TenantNames::default(),
         };
         Self {
             hub,
@@ -391,9 +394,12 @@ impl Tell {
     }
 
     fn expand(&mut self, record: Record, chains: &[Vec<NodeIx>], times: Times) {
-        let tag = record.tag;
-        let Some(tenant) = (self.setup.tenants)(tag.tenant) else {
-            self.setup.dropped.inc_by(record.events(chains));
+        let named = record.tag().and_then(|tag| {
+            let tenant = self.tenants.name(tag.tenant, &self.setup.tenants)?;
+            Some((tag, tenant))
+        });
+        let Some((tag, tenant)) = named else {
+            self.setup.dropped.inc_by(record.events());
             return;
         };
         let (events, setup) = (&mut self.events, &self.setup);

@@ -15,7 +15,7 @@ use super::{
     FlowEvent, FlowEventKind, Observer,
     metrics::{AttemptEnd, FlowMetrics, NodeCount, NodeDepth},
     record::{Record, Window, ranks},
-    tap::{Observing, Setup, Tap, TraceTag},
+    tap::{ChainRun, Observing, Setup, Tap, TraceTag},
 };
 use crate::outcome::Outcome;
 
@@ -83,14 +83,40 @@ fn tag() -> TraceTag {
     }
 }
 
+/// Nodes of a chain, one millisecond after the start of all.
+fn run(first: u16, count: u16) -> ChainRun {
+    ChainRun {
+        first,
+        count,
+        begins: false,
+        ends: false,
+        accepted: at(1),
+        started: at(1),
+        ended: at(1),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_record_of_a_chain_is_told_as_start_and_success_of_each_node() {
     let (_, metrics) = metrics();
     let kept = Arc::new(Kept::default());
     let observing = Observing::start(setup(&metrics, vec![kept.clone()]), &Supervisor::new());
     let mut tap = observing.tap(&[0, 2, 1]);
-    tap.whole(&tag(), at(10), at(11), at(14));
-    tap.chain(&tag(), 1, 2, at(20), at(20));
+    let whole = ChainRun {
+        begins: true,
+        ends: true,
+        accepted: at(10),
+        started: at(11),
+        ended: at(14),
+        ..run(0, 3)
+    };
+    tap.chain(&tag(), whole);
+    let part = ChainRun {
+        started: at(20),
+        ended: at(20),
+        ..run(1, 2)
+    };
+    tap.chain(&tag(), part);
     tap.flush();
     observing.close().await;
     let whole = [
@@ -134,7 +160,7 @@ async fn events_arrive_without_a_close() {
     let observing = Observing::start(setup(&metrics, vec![kept.clone()]), &Supervisor::new());
     let mut tap = observing.tap(&[0]);
     for round in 1..=3 {
-        tap.chain(&tag(), 0, 1, at(1), at(1));
+        tap.chain(&tag(), run(0, 1));
         tap.flush();
         volary_kernel::clock::timeout(Duration::from_secs(5), async {
             while kept.0.lock().len() < round * 2 {
@@ -153,7 +179,7 @@ async fn a_panicking_observer_is_contained_and_counted_and_the_others_go_on() {
     let observers: Vec<Arc<dyn Observer>> = vec![Arc::new(Panics), kept.clone()];
     let observing = Observing::start(setup(&metrics, observers), &Supervisor::new());
     let mut tap = observing.tap(&[0]);
-    tap.chain(&tag(), 0, 1, at(1), at(1));
+    tap.chain(&tag(), run(0, 1));
     tap.flush();
     observing.close().await;
     assert_eq!(kept.0.lock().len(), 2);
@@ -168,13 +194,13 @@ async fn what_finds_no_room_is_dropped_and_its_events_counted() {
     let mut tap = observing.tap(&[0, 1]);
     // The observer task does not run in between: 65,536 records fit, each stands for four events.
     for _ in 0..65_536 + 512 {
-        tap.chain(&tag(), 0, 2, at(1), at(1));
+        tap.chain(&tag(), run(0, 2));
     }
     tap.flush();
     observing.close().await;
     assert_eq!(metrics.totals().events_dropped.get(), 512 * 4);
     assert_eq!(kept.0.lock().len(), 65_536 * 4);
-    tap.chain(&tag(), 0, 2, at(1), at(1));
+    tap.chain(&tag(), run(0, 2));
     tap.flush();
     assert_eq!(
         metrics.totals().events_dropped.get(),
@@ -275,15 +301,16 @@ proptest! {
         let mut rounds: Vec<Vec<Record>> = Vec::new();
         rounds.resize_with(steps.len() * 2 + 4, Vec::new);
         let mut now = 1;
-        rounds[2].push(Record::event(tag, None, 0, at(now), FlowEventKind::TraceStart));
+        rounds[2].push(Record::event(&tag, None, 0, at(now), FlowEventKind::TraceStart));
         for (chain, (passes, late)) in steps.iter().enumerate() {
             now += passes;
             let round = usize::try_from(now).unwrap() + usize::from(*late);
-            let nodes = (u16::try_from(chain).unwrap(), 0, 1);
-            rounds[round].push(Record::chain(tag, nodes, at(now), at(now)));
+            let chain = u16::try_from(chain).unwrap();
+            let run = ChainRun { started: at(now), ended: at(now), ..run(0, 1) };
+            rounds[round].push(Record::chain(&tag, chain, run));
         }
         let end = FlowEventKind::TraceEnd { outcome: Outcome::Done, latency: Duration::ZERO };
-        rounds[usize::try_from(now).unwrap()].insert(0, Record::event(tag, None, 0, at(now), end));
+        rounds[usize::try_from(now).unwrap()].insert(0, Record::event(&tag, None, 0, at(now), end));
         let mut window = Window::default();
         let mut told = Vec::new();
         let rounds: Vec<_> = rounds.into_iter().filter(|round| !round.is_empty()).collect();

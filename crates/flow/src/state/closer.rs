@@ -267,7 +267,7 @@ async fn doubt(ledger: &Ledger, job: &Close) -> Result<Option<ParkedRecord>, Sto
 
 /// How a trace ends that could not be stored.
 pub(crate) fn store_failure(book: &Book, node: Name, message: &str) -> Outcome {
-    Outcome::Failed(FlowError {
+    Outcome::Failed(Box::new(FlowError {
         trace_id: book.trace,
         node,
         code: FlowErrorCode::Store,
@@ -276,5 +276,5 @@ pub(crate) fn store_failure(book: &Book, node: Name, message: &str) -> Outcome {
         latency: None,
         timeout: None,
         source: None,
-    })
+    }))
 }

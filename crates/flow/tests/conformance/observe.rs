@@ -74,7 +74,7 @@ async fn failure_of(flow: &Flow<u64, u64>, config: RunConfig) -> FlowError {
         panic!("{outcome:?}");
     };
     assert_eq!(error.trace_id, trace);
-    error
+    *error
 }
 
 /// All events of one trace, the flow stopped.

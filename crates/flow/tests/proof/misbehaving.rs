@@ -63,7 +63,7 @@ async fn others_are_unharmed(flow: &Running) {
 async fn failure(flow: &Running, payload: u64) -> FlowError {
     let handle = emit(flow, payload).await;
     match read(handle).await.1 {
-        Outcome::Failed(error) => error,
+        Outcome::Failed(error) => *error,
         other => panic!("it is {other:?}"),
     }
 }

@@ -51,7 +51,7 @@ impl Verdict {
             Outcome::Failed(error) if is_final(error) => Self::GiveUp {
                 reason: error.to_string(),
             },
-            Outcome::Failed(error) => Self::again(error),
+            Outcome::Failed(error) => Self::again(&**error),
             Outcome::Cancelled => Self::GiveUp {
                 reason: "the trace was cancelled".to_owned(),
             },
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn failed(code: FlowErrorCode, source: Option<NodeError>) -> Outcome {
-        Outcome::Failed(FlowError {
+        Outcome::Failed(Box::new(FlowError {
             trace_id: TraceId::generate(),
             node: "charge".parse().unwrap(),
             code,
@@ -130,7 +130,7 @@ mod tests {
             latency: None,
             timeout: None,
             source,
-        })
+        }))
     }
 
     #[test]

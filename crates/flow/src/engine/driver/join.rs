@@ -90,7 +90,7 @@ impl Stage {
         match contained(|| (join.gather)(inputs)) {
             Ok(output) => {
                 self.count(local, trace, NodeCount::Success);
-                self.route(local, trace, step, Step::Next(output))
+                self.route(local, trace.clone(), step, Step::Next(output))
             }
             Err(panic) => {
                 self.broken(local, trace, FlowErrorCode::NodePanic, panic);

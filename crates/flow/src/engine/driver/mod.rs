@@ -7,6 +7,7 @@
 //! An attempt is polled once when it starts; most end there, and the message goes on to the next fused node at once. What
 //! does not is parked in its slot and polled again only when it is woken.
 
+mod chain;
 mod join;
 mod route;
 mod run;
@@ -28,7 +29,7 @@ use hashbrown::HashMap;
 use tokio_util::sync::ReusableBoxFuture;
 use volary_kernel::{Mono, clock, task::panic_text};
 
-use self::{run::Doing, sample::Sampling};
+use self::{chain::Chain, run::Doing, sample::Sampling};
 use super::{
     Slot,
     inbox::Taken,
@@ -69,6 +70,10 @@ pub(crate) struct Stage {
     nodes: Vec<NodeRun>,
     timers: Timers<Due>,
     pen: Pen,
+    /// Of the message that runs.
+    chain: Option<Chain>,
+    /// It rests until it is woken.
+    rests: bool,
     now: Mono,
     woken: Mono,
     attempts: u32,
@@ -93,8 +98,8 @@ struct NodeRun {
     taken: VecDeque<Taken<Msg>>,
     /// How many are taken at once.
     batch: usize,
-    /// Places to give back.
-    releases: Vec<(u32, u16)>,
+    /// Places to give back: of which tenant, on which edge, how many.
+    releases: Vec<(u32, u16, u32)>,
     /// Outputs that found no room, per tenant.
     outbox: HashMap<u32, VecDeque<(Route, Msg)>>,
     waiting: u32,
@@ -161,6 +166,8 @@ impl Stage {
                 tap: shared.observing.tap(chain),
                 metrics: Counting::Stage(shared.metrics.stage(chain)),
             },
+            chain: None,
+            rests: true,
             now,
             woken: now,
             attempts: 0,
@@ -177,6 +184,12 @@ impl Stage {
     /// Runs what can run. Ready when the stage was told to exit.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.me.waker.register(cx.waker());
+        if std::mem::take(&mut self.rests) {
+            // Tasks that can run now may emit: it goes behind them and takes what they emit at once, instead of being woken
+            // and going to rest for each. Where nobody else can run this is one more poll.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         self.since_reading = 0;
         self.read_clock();
         self.woken = self.now;
@@ -199,6 +212,7 @@ impl Stage {
             self.me.scheduled.store(false, Ordering::SeqCst);
             if self.is_idle() {
                 self.rest();
+                self.rests = true;
                 self.me.busy_since.store(0, Ordering::Relaxed);
                 return Poll::Pending;
             }
@@ -364,7 +378,7 @@ impl Stage {
     fn next(&mut self, local: usize) -> Option<Msg> {
         let node = &mut self.nodes[local];
         if let Some(taken) = node.taken.pop_front() {
-            node.releases.push((taken.tenant, taken.edge));
+            node.release(taken.tenant, taken.edge);
             return Some(taken.item);
         }
         let shared = self.shared.node(node.ix);
@@ -374,19 +388,16 @@ impl Stage {
         let mut room = Vec::new();
         let first = shared.gate(|gate| {
             node.release_at(gate, &mut room);
+            let one = gate.inbox.take()?;
             for _ in 1..node.batch {
-                node.taken.extend(gate.inbox.take());
+                let Some(taken) = gate.inbox.take() else {
+                    break;
+                };
+                node.taken.push_back(taken);
             }
-            let one = if node.taken.is_empty() {
-                gate.inbox.take()
-            } else {
-                node.taken.pop_front()
-            };
-            if let Some(one) = &one {
-                node.releases.push((one.tenant, one.edge));
-                node.release_at(gate, &mut room);
-            }
-            one
+            node.release(one.tenant, one.edge);
+            node.release_at(gate, &mut room);
+            Some(one)
         });
         node.batch = (node.batch * 2).min(BATCH);
         let ix = node.ix;
@@ -499,10 +510,18 @@ impl NodeRun {
         self.active < self.policy.concurrency.max(1)
     }
 
+    /// Has a place given back the next time this is at its gate.
+    fn release(&mut self, tenant: u32, edge: u16) {
+        match self.releases.last_mut() {
+            Some((of, on, places)) if (*of, *on) == (tenant, edge) => *places += 1,
+            _ => self.releases.push((tenant, edge, 1)),
+        }
+    }
+
     fn release_at(&mut self, gate: &mut super::gate::Gate, room: &mut Vec<(u32, u16)>) {
-        for (tenant, edge) in self.releases.drain(..) {
+        for (tenant, edge, places) in self.releases.drain(..) {
             let ingress = self.is_ingress == Some(edge);
-            if gate.release(tenant, edge, ingress) {
+            if gate.release(tenant, edge, places, ingress) {
                 room.push((tenant, edge));
             }
         }

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     error::FlowErrorCode,
     graph::plan::{Payload, Step},
-    outcome::Outcome,
 };
 
 /// Outputs of one step: where each goes, and as which step of its path.
@@ -37,72 +36,75 @@ impl Stage {
     pub(super) fn route(
         &mut self,
         local: usize,
-        trace: &Arc<Trace>,
+        trace: Arc<Trace>,
         step: u64,
         done: Step,
     ) -> Option<(usize, Msg)> {
         match done {
             Step::Next(payload) => self.route_one(local, trace, step, payload),
-            Step::Each(payloads) => self.route_each(local, trace, step, payloads),
-            Step::To(chosen) => {
-                let routes = &self.shared.node(self.nodes[local].ix).routes;
-                let single = routes.len() == 1 && chosen.len() == 1;
-                let mut outputs = Outputs::new();
-                for (at, (edge, payload)) in (0u64..).zip(chosen) {
-                    let Some(route) = routes.get(usize::from(edge)).copied() else {
-                        let why = format!("edge {edge} of {}", routes.len());
-                        self.no_such_target(local, trace, why);
-                        return None;
-                    };
-                    let branch = mix(step, u64::from(edge) << 32 | at);
-                    let plain = single && !route.back;
-                    outputs.push((route, payload, if plain { step } else { branch }));
-                }
-                self.send_all(local, trace, outputs)
-            }
+            Step::Each(payloads) => self.route_each(local, &trace, step, payloads),
+            Step::To(chosen) => self.route_to(local, &trace, step, chosen),
             Step::Nothing => {
-                self.consumed(trace);
+                self.consumed(&trace);
                 None
             }
             Step::NoSuchTarget(why) => {
-                self.no_such_target(local, trace, why);
+                self.no_such_target(local, &trace, why);
                 None
             }
             Step::Finish(value) => {
-                let shared = self.shared.clone();
-                shared.end(&mut self.pen, trace, Outcome::Done, Some(value), self.now);
-                shared.dropped(&mut self.pen, trace, 1);
+                self.end_done(&trace, Some(value));
+                self.shared.dropped(&mut self.pen, &trace, 1);
                 None
             }
         }
     }
 
-    fn route_one(
+    fn route_to(
         &mut self,
         local: usize,
         trace: &Arc<Trace>,
+        step: u64,
+        chosen: SmallVec<[(u16, Payload); 2]>,
+    ) -> Option<(usize, Msg)> {
+        let routes = &self.shared.node(self.nodes[local].ix).routes;
+        let single = routes.len() == 1 && chosen.len() == 1;
+        let mut outputs = Outputs::new();
+        for (at, (edge, payload)) in (0u64..).zip(chosen) {
+            let Some(route) = routes.get(usize::from(edge)).copied() else {
+                let why = format!("edge {edge} of {}", routes.len());
+                self.no_such_target(local, trace, why);
+                return None;
+            };
+            let branch = mix(step, u64::from(edge) << 32 | at);
+            let plain = single && !route.back;
+            outputs.push((route, payload, if plain { step } else { branch }));
+        }
+        self.send_all(local, trace, outputs)
+    }
+
+    fn route_one(
+        &mut self,
+        local: usize,
+        trace: Arc<Trace>,
         step: u64,
         payload: Payload,
     ) -> Option<(usize, Msg)> {
         let routes = &self.shared.node(self.nodes[local].ix).routes;
         let &[route] = routes.as_slice() else {
-            return self.route_each(local, trace, step, vec![payload]);
+            return self.route_each(local, &trace, step, vec![payload]);
         };
-        if route.to.is_none() {
-            let counts = trace.counts();
-            if counts.pending == 1 {
-                // Nothing else of it is anywhere, and only this message could add something.
-                let shared = self.shared.clone();
-                if shared.end(&mut self.pen, trace, Outcome::Done, Some(payload), self.now) {
-                    trace.remove(1);
-                } else {
-                    shared.dropped(&mut self.pen, trace, 1);
-                }
-                return None;
+        if route.to.is_none() && trace.counts().pending == 1 {
+            // Nothing else of it is anywhere, and only this message could add something.
+            if self.end_done(&trace, Some(payload)) {
+                trace.remove(1);
+            } else {
+                self.shared.dropped(&mut self.pen, &trace, 1);
             }
+            return None;
         }
         if route.to.is_some() && !route.back {
-            return self.send(local, route, trace.clone(), payload, step);
+            return self.send(local, route, trace, payload, step);
         }
         let step = if route.back {
             mix(step, u64::MAX)
@@ -110,7 +112,7 @@ impl Stage {
             step
         };
         let outputs = Outputs::from_iter([(route, payload, step)]);
-        self.send_all(local, trace, outputs)
+        self.send_all(local, &trace, outputs)
     }
 
     fn route_each(
@@ -263,9 +265,8 @@ impl Stage {
     /// Ends the trace if nothing of it is left, or has its joins go on if nothing else is.
     pub(super) fn settled(&mut self, trace: &Arc<Trace>, counts: super::super::trace::Counts) {
         if counts.pending == 0 {
-            let shared = self.shared.clone();
-            if !shared.end(&mut self.pen, trace, Outcome::Done, None, self.now) {
-                shared.dropped(&mut self.pen, trace, 0);
+            if !self.end_done(trace, None) {
+                self.shared.dropped(&mut self.pen, trace, 0);
             }
         } else if counts.is_quiet() && !trace.has_ended() {
             self.shared.resolve_joins(trace);

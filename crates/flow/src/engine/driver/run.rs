@@ -10,11 +10,12 @@ use volary_kernel::{Mono, retry::random_unit};
 
 use super::{
     super::{
-        pen::tag,
         timers::Key,
         trace::{Msg, Spot, Trace},
     },
-    Due, Job, Stage, contained,
+    Due, Job, Stage,
+    chain::Chain,
+    contained,
 };
 use crate::{
     context,
@@ -68,47 +69,32 @@ enum Ended {
     TimedOut,
 }
 
-/// Successes of fused nodes in a row, told as one.
-pub(super) struct Chain {
-    first: usize,
-    count: u16,
-    started: Mono,
-}
-
 impl Stage {
     /// Runs a message through this node and, while nothing waits in between, the fused ones after it.
     pub(super) fn advance(&mut self, local: usize, msg: Msg) {
+        let chain = Chain::of(&msg.trace, self.now);
+        let outer = self.chain.replace(chain);
         let mut at = Some((local, msg));
-        let mut chain = Chain {
-            first: local,
-            count: 0,
-            started: self.now,
-        };
-        let trace = at.as_ref().filter(|_| self.pen.is_on());
-        let trace = trace.map(|(_, msg)| msg.trace.clone());
         while let Some((local, msg)) = at {
-            at = self.attempt(local, msg, &mut chain);
+            at = self.attempt(local, msg);
         }
-        if let (Some(trace), true) = (trace, chain.count > 0) {
-            let first = self.nodes[chain.first].ix;
-            self.pen
-                .tap
-                .chain(&tag(&trace), first, chain.count, chain.started, self.now);
+        if let Some(chain) = std::mem::replace(&mut self.chain, outer) {
+            self.write_down(&chain);
         }
     }
 
     /// One attempt, up to its first wait. Returns the message that a fused node after it can take at once.
-    fn attempt(&mut self, local: usize, msg: Msg, chain: &mut Chain) -> Option<(usize, Msg)> {
+    fn attempt(&mut self, local: usize, msg: Msg) -> Option<(usize, Msg)> {
         self.tick();
         let ix = self.nodes[local].ix;
         if msg.trace.is_held() {
             let msg = self.hold_or_drop(ix, msg)?;
-            return self.attempt_now(local, msg, chain);
+            return self.attempt_now(local, msg);
         }
-        self.attempt_now(local, msg, chain)
+        self.attempt_now(local, msg)
     }
 
-    fn attempt_now(&mut self, local: usize, msg: Msg, chain: &mut Chain) -> Option<(usize, Msg)> {
+    fn attempt_now(&mut self, local: usize, msg: Msg) -> Option<(usize, Msg)> {
         if msg
             .trace
             .deadline
@@ -117,15 +103,15 @@ impl Stage {
             self.skip(local, msg);
             return None;
         }
-        if self.pen.is_on() && msg.trace.first_to_tell() {
-            self.pen.started(&msg.trace);
-        }
-        let Job::Call(call) = self.nodes[local].work.clone() else {
+        self.begin(&msg.trace);
+        if matches!(self.nodes[local].work, Job::Join(_)) {
+            self.tell_begin(&msg.trace);
             return self.gather(local, msg);
-        };
+        }
         let pass = match self.admit(local, &msg) {
             Ok(pass) => pass,
             Err(why) => {
+                self.tell_begin(&msg.trace);
                 self.refuse(local, msg, &why);
                 return None;
             }
@@ -149,11 +135,14 @@ impl Stage {
         let place = &mut node.runs[run as usize];
         let context = context::Context::new(trace.clone(), ix, attempt, step);
         let mut saved = None;
+        let work = &node.work;
         let polled = contained(|| {
             if again {
                 saved = Some(clone(&*payload));
             }
-            call.start(payload, context, &mut place.slot);
+            if let Job::Call(call) = work {
+                call.start(payload, context, &mut place.slot);
+            }
             place.slot.poll(&mut Context::from_waker(&place.waker))
         });
         let head = Head {
@@ -167,6 +156,7 @@ impl Stage {
         };
         let ended = match polled {
             Ok(Poll::Pending) => {
+                self.tell_begin(&head.trace);
                 self.park(local, run, head);
                 return None;
             }
@@ -184,7 +174,7 @@ impl Stage {
         } else if succeeded {
             self.nodes[local].sampling.untimed();
         }
-        self.ended(local, head, ended, Some(chain))
+        self.ended(local, head, ended, true)
     }
 
     /// A message of a trace that ended is dropped, one of a paused trace is held. Otherwise it is given back.
@@ -379,7 +369,7 @@ impl Stage {
     }
 
     fn go_on(&mut self, local: usize, head: Head, ended: Ended) {
-        if let Some((next, msg)) = self.ended(local, head, ended, None) {
+        if let Some((next, msg)) = self.ended(local, head, ended, false) {
             self.advance(next, msg);
         }
     }
@@ -434,8 +424,7 @@ impl Stage {
             }
             Doing::BackOff(..) => {
                 if let Some(msg) = self.end_back_off(local, run) {
-                    let place = (msg.trace.tenant.ix, msg.edge);
-                    self.nodes[local].releases.push(place);
+                    self.nodes[local].release(msg.trace.tenant.ix, msg.edge);
                     self.release_places(local);
                     self.drop_message(msg);
                 }
@@ -478,12 +467,15 @@ impl Stage {
         local: usize,
         head: Head,
         ended: Ended,
-        chain: Option<&mut Chain>,
+        at_once: bool,
     ) -> Option<(usize, Msg)> {
         let ix = self.nodes[local].ix;
         // One that waited was told of when it began to.
-        let untold = chain.is_some();
+        let untold = at_once;
         if head.trace.has_ended() {
+            if at_once {
+                self.tell_begin(&head.trace);
+            }
             self.report_abandoned(local, &head);
             self.late(local, &head);
             let _its_drop_may_panic = contained(|| drop((ended, head.saved)));
@@ -491,25 +483,19 @@ impl Stage {
         }
         let (failure, error) = match ended {
             Ended::Returned(Ok(step)) => {
-                self.count(local, &head.trace, NodeCount::Success);
                 self.report(local, &head, None);
-                match chain {
-                    Some(chain) if head.attempt == 1 => {
-                        if chain.count == 0 {
-                            chain.first = local;
-                        }
-                        chain.count += 1;
-                    }
-                    _ if self.pen.is_on() => {
-                        self.tell_start(local, &head, untold);
-                        let latency = self.now - head.started;
-                        let kind = FlowEventKind::NodeSuccess { latency };
-                        self.pen
-                            .of_node(&head.trace, ix, head.attempt, self.now, kind);
-                    }
-                    _ => {}
+                let chain = self.chain.as_mut();
+                if let Some(chain) = chain.filter(|_| at_once && head.attempt == 1) {
+                    chain.add(local);
+                } else {
+                    self.count(local, &head.trace, NodeCount::Success);
+                    self.tell_start(local, &head, untold);
+                    let latency = self.now - head.started;
+                    let kind = FlowEventKind::NodeSuccess { latency };
+                    self.pen
+                        .of_node(&head.trace, ix, head.attempt, self.now, kind);
                 }
-                return self.route(local, &head.trace, head.step, step);
+                return self.route(local, head.trace, head.step, step);
             }
             Ended::Returned(Err(error)) => (Failure::of(&error), error),
             Ended::Panicked(text) => (Failure::Panic, NodeError::permanent(text)),
@@ -527,6 +513,7 @@ impl Stage {
 
     fn tell_start(&mut self, local: usize, head: &Head, untold: bool) {
         if untold {
+            self.tell_begin(&head.trace);
             let (ix, kind) = (self.nodes[local].ix, FlowEventKind::NodeStart);
             self.pen
                 .of_node(&head.trace, ix, head.attempt, head.started, kind);
@@ -681,7 +668,7 @@ impl Stage {
             self.pen
                 .of_node(trace, node.ix, error.attempts, self.now, kind);
         }
-        let outcome = Outcome::Failed(error);
+        let outcome = Outcome::Failed(Box::new(error));
         self.shared
             .end(&mut self.pen, trace, outcome, None, self.now);
     }
