@@ -12,7 +12,7 @@ use volary_kernel::{Mono, Tenant, clock};
 
 use super::{
     Accepted,
-    gate::{Grant, Waiter},
+    gate::{Freed, Grant, Waiter},
     reader::Reader,
     shared::Shared,
     tenants::Row,
@@ -316,7 +316,8 @@ impl Drop for Line<'_> {
         if !self.done {
             let (node, edge) = self.place;
             let node = self.shared.node(node);
-            node.gate(|gate| gate.leave(self.tenant, edge, &self.waiter));
+            node.gate(|gate| gate.leave(self.tenant, edge, &self.waiter))
+                .wake();
         }
     }
 }
@@ -374,8 +375,9 @@ impl Drop for Places<'_> {
     fn drop(&mut self) {
         for (node, edge) in self.held.drain(..) {
             let node = self.shared.node(node);
-            let _ingress_has_no_producer =
-                node.gate(|gate| gate.release(self.tenant.ix, edge, 1, true));
+            let mut freed = Freed::default();
+            node.gate(|gate| gate.release(self.tenant.ix, edge, 1, true, &mut freed));
+            freed.wake();
         }
     }
 }

@@ -17,6 +17,24 @@ pub(crate) struct Gate {
     waiters: HashMap<u32, VecDeque<Arc<Waiter>>>,
 }
 
+/// Who is to be told that places were given back: once the gate is free, as being told may take long.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct Freed {
+    /// Producers of an edge, which have outputs of a tenant for it.
+    pub room: Vec<(u32, u16)>,
+    granted: Vec<Waker>,
+}
+
+impl Freed {
+    /// Wakes who waited to emit.
+    pub(crate) fn wake(&mut self) {
+        for waker in self.granted.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
 /// Somebody who waits for a place.
 #[derive(Default)]
 pub(crate) struct Waiter(Mutex<Waiting>);
@@ -37,15 +55,12 @@ pub(crate) enum Grant {
 }
 
 impl Waiter {
-    fn grant(&self, grant: Grant) {
-        let waker = {
-            let mut waiting = self.0.lock();
-            waiting.granted = Some(grant);
-            waiting.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+    /// Grants it. Returns who is to be woken, once the gate is free.
+    #[must_use]
+    fn grant(&self, grant: Grant) -> Option<Waker> {
+        let mut waiting = self.0.lock();
+        waiting.granted = Some(grant);
+        waiting.waker.take()
     }
 
     /// What was granted; else `waker` is woken then.
@@ -101,10 +116,12 @@ impl Gate {
     }
 
     /// Leaves the line, or gives the place back that was granted meanwhile.
-    pub(crate) fn leave(&mut self, tenant: u32, edge: u16, waiter: &Arc<Waiter>) {
+    pub(crate) fn leave(&mut self, tenant: u32, edge: u16, waiter: &Arc<Waiter>) -> Freed {
         match waiter.granted() {
             Some(Grant::Place) => {
-                let _producers_have_other_edges = self.release(tenant, edge, 1, true);
+                let mut freed = Freed::default();
+                self.release(tenant, edge, 1, true, &mut freed);
+                return freed;
             }
             Some(Grant::Closed) => {}
             None => {
@@ -116,14 +133,24 @@ impl Gate {
                 }
             }
         }
+        Freed::default()
     }
 
-    /// Gives places back. True when a producer is to be told of room; who waits to emit is granted it here.
-    #[must_use]
-    pub(crate) fn release(&mut self, tenant: u32, edge: u16, places: u32, ingress: bool) -> bool {
-        let wanted = self.inbox.release(tenant, edge, places);
-        if !ingress || !wanted {
-            return wanted;
+    /// Gives places back. Who waits to emit is granted them here, and is to be told like a producer that waits for room.
+    pub(crate) fn release(
+        &mut self,
+        tenant: u32,
+        edge: u16,
+        places: u32,
+        ingress: bool,
+        freed: &mut Freed,
+    ) {
+        if !self.inbox.release(tenant, edge, places) {
+            return;
+        }
+        if !ingress {
+            freed.room.push((tenant, edge));
+            return;
         }
         while let Some(line) = self.waiters.get_mut(&tenant) {
             if !self.inbox.reserve(tenant, edge) {
@@ -135,18 +162,19 @@ impl Gate {
                 self.waiters.remove(&tenant);
             }
             if let Some(waiter) = first {
-                waiter.grant(Grant::Place);
+                freed.granted.extend(waiter.grant(Grant::Place));
             }
         }
-        false
     }
 
     /// Sends all away who wait.
-    pub(crate) fn close(&mut self) {
+    pub(crate) fn close(&mut self) -> Freed {
+        let mut freed = Freed::default();
         for (_, line) in self.waiters.drain() {
             for waiter in line {
-                waiter.grant(Grant::Closed);
+                freed.granted.extend(waiter.grant(Grant::Closed));
             }
         }
+        freed
     }
 }

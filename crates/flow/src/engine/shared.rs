@@ -18,7 +18,7 @@ use volary_kernel::{Mono, SharedClock, TraceId};
 use super::{
     durable::{self, Durability},
     fuse,
-    gate::Gate,
+    gate::{Freed, Gate},
     inbox::Inbox,
     index::Index,
     joins::Need,
@@ -287,8 +287,16 @@ impl Shared {
         left.is_ok()
     }
 
+    /// Tells those who waited for places of a node.
+    pub(crate) fn tell(&self, node: NodeIx, mut freed: Freed) {
+        freed.wake();
+        for (tenant, edge) in freed.room {
+            self.tell_room(node, edge, tenant);
+        }
+    }
+
     /// Tells the producer of an edge that there is room again.
-    pub(crate) fn tell_room(&self, node: NodeIx, edge: u16, tenant: u32) {
+    fn tell_room(&self, node: NodeIx, edge: u16, tenant: u32) {
         if let Some(Some(from)) = self.node(node).ways_in.get(usize::from(edge)) {
             let local = self.node(*from).local;
             self.stage_of(*from).signal(Signal::Room { local, tenant });

@@ -19,7 +19,7 @@ impl Shared {
         self.closed.store(true, Ordering::SeqCst);
         self.room.close();
         for node in &self.plan.ingress {
-            self.node(*node).gate(super::gate::Gate::close);
+            self.node(*node).gate(super::gate::Gate::close).wake();
         }
         self.progress.notify_waiters();
     }

@@ -9,11 +9,11 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::Entry};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use volary_kernel::{
-    Mono, Name, SharedClock, Tenant, Timestamp, clock,
+    Mono, Name, SharedClock, Tenant, Timestamp, TraceId, clock,
     metric::Counter,
     secret::Redactor,
     task::{Supervisor, TaskKind, panic_text},
@@ -292,7 +292,7 @@ struct Tell {
     setup: Setup,
     window: Window,
     fresh: Vec<Record>,
-    events: Vec<FlowEvent>,
+    events: Events,
     tenants: TenantNames,
 }
 
@@ -302,17 +302,18 @@ struct TenantNames(HashMap<u32, Tenant>);
 
 impl TenantNames {
     /// The name of a tenant, kept by the one of the engine's numbers that is never given on.
-    fn name(&mut self, tenant: u32, named: &TenantOf) -> Option<Tenant> {
-        if let Some(name) = self.0.get(&tenant) {
-            return Some(name.clone());
-        }
-        let name = named(tenant)?;
-        let own = name.as_str().parse().unwrap_or(name);
-        if self.0.len() >= MAX_TENANTS {
+    fn name(&mut self, tenant: u32, named: &TenantOf) -> Option<&Tenant> {
+        if self.0.len() >= MAX_TENANTS && !self.0.contains_key(&tenant) {
             self.0.clear();
         }
-        self.0.insert(tenant, own.clone());
-        Some(own)
+        match self.0.entry(tenant) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(vacant) => {
+                let name = named(tenant)?;
+                let own = name.as_str().parse().unwrap_or(name);
+                Some(vacant.insert(own))
+            }
+        }
     }
 }
 
@@ -323,7 +324,7 @@ impl Teller {
             setup,
             window: Window::default(),
             fresh: Vec::new(),
-            events: Vec::new(),
+            events: Events::default(),
             tenants: TenantNames::default(),
         };
         Self {
@@ -384,7 +385,7 @@ impl Tell {
         let times = Times(clock.wall(), clock.mono());
         for record in fresh.drain(..) {
             self.expand(record, &chains, times);
-            if self.events.len() >= BATCH {
+            if self.events.all().len() >= BATCH {
                 self.tell();
             }
         }
@@ -404,31 +405,73 @@ impl Tell {
         };
         let (events, setup) = (&mut self.events, &self.setup);
         record.expand(chains, &mut |node, attempt, at, kind| {
-            events.push(FlowEvent {
-                at: times.wall(at),
-                flow: setup.flow.clone(),
-                node: node.and_then(|node| setup.nodes.get(usize::from(node)).cloned()),
-                trace_id: tag.id,
-                tenant: tenant.clone(),
-                attempt,
-                kind,
+            let node = node.and_then(|node| setup.nodes.get(usize::from(node)));
+            let at = times.wall(at);
+            events.add(&setup.flow, node, tenant, |event| {
+                (event.at, event.trace_id, event.attempt, event.kind) = (at, tag.id, attempt, kind);
             });
         });
     }
 
     fn tell(&mut self) {
-        if self.events.is_empty() {
+        let events = self.events.all();
+        if events.is_empty() {
             return;
         }
         for observer in &self.setup.observers {
-            let told = AssertUnwindSafe(|| observer.observe(&self.events));
+            let told = AssertUnwindSafe(|| observer.observe(events));
             if let Err(panic) = std::panic::catch_unwind(told) {
                 self.setup.panics.inc();
                 let flow = self.setup.flow.as_str();
                 tracing::error!(flow, panic = panic_text(&*panic), "an observer panicked");
             }
         }
-        self.events.clear();
+        self.events.len = 0;
+    }
+}
+
+/// Events that are to be told. They are written over those that were told before: most have the same names.
+#[derive(Default)]
+struct Events {
+    slots: Vec<FlowEvent>,
+    len: usize,
+}
+
+impl Events {
+    fn all(&self) -> &[FlowEvent] {
+        self.slots.get(..self.len).unwrap_or_default()
+    }
+
+    fn add(
+        &mut self,
+        flow: &Name,
+        node: Option<&Name>,
+        tenant: &Tenant,
+        rest: impl FnOnce(&mut FlowEvent),
+    ) {
+        if self.len == self.slots.len() {
+            self.slots.push(FlowEvent {
+                at: Timestamp::default(),
+                flow: flow.clone(),
+                node: None,
+                trace_id: TraceId::generate(),
+                tenant: tenant.clone(),
+                attempt: 0,
+                kind: FlowEventKind::TraceStart,
+            });
+        }
+        let event = &mut self.slots[self.len];
+        self.len += 1;
+        let same = |a: &str, b: &str| std::ptr::eq(a, b);
+        match (&event.node, node) {
+            (None, None) => {}
+            (Some(old), Some(node)) if same(old.as_str(), node.as_str()) => {}
+            _ => event.node = node.cloned(),
+        }
+        if !same(event.tenant.as_str(), tenant.as_str()) {
+            event.tenant = tenant.clone();
+        }
+        rest(event);
     }
 }
 

@@ -32,6 +32,7 @@ use volary_kernel::{Mono, clock, task::panic_text};
 use self::{chain::Chain, run::Doing, sample::Sampling};
 use super::{
     Slot,
+    gate::{Freed, Gate},
     inbox::Taken,
     pen::{Counting, Pen},
     shared::{Route, Shared, Signal, StageShared},
@@ -385,9 +386,9 @@ impl Stage {
         if !shared.has_queued() {
             return None;
         }
-        let mut room = Vec::new();
+        let mut freed = Freed::default();
         let first = shared.gate(|gate| {
-            node.release_at(gate, &mut room);
+            node.release_at(gate, &mut freed);
             let one = gate.inbox.take()?;
             for _ in 1..node.batch {
                 let Some(taken) = gate.inbox.take() else {
@@ -396,14 +397,11 @@ impl Stage {
                 node.taken.push_back(taken);
             }
             node.release(one.tenant, one.edge);
-            node.release_at(gate, &mut room);
+            node.release_at(gate, &mut freed);
             Some(one)
         });
         node.batch = (node.batch * 2).min(BATCH);
-        let ix = node.ix;
-        for (tenant, edge) in room {
-            self.shared.tell_room(ix, edge, tenant);
-        }
+        self.shared.tell(node.ix, freed);
         first.map(|taken| taken.item)
     }
 
@@ -426,14 +424,10 @@ impl Stage {
         if node.releases.is_empty() {
             return;
         }
-        let mut room = Vec::new();
-        let ix = node.ix;
-        self.shared
-            .node(ix)
-            .gate(|gate| node.release_at(gate, &mut room));
-        for (tenant, edge) in room {
-            self.shared.tell_room(ix, edge, tenant);
-        }
+        let mut freed = Freed::default();
+        let shared = self.shared.node(node.ix);
+        shared.gate(|gate| node.release_at(gate, &mut freed));
+        self.shared.tell(node.ix, freed);
     }
 
     /// Drops all there is, and says that it is done.
@@ -518,12 +512,10 @@ impl NodeRun {
         }
     }
 
-    fn release_at(&mut self, gate: &mut super::gate::Gate, room: &mut Vec<(u32, u16)>) {
+    fn release_at(&mut self, gate: &mut Gate, freed: &mut Freed) {
         for (tenant, edge, places) in self.releases.drain(..) {
             let ingress = self.is_ingress == Some(edge);
-            if gate.release(tenant, edge, places, ingress) {
-                room.push((tenant, edge));
-            }
+            gate.release(tenant, edge, places, ingress, freed);
         }
     }
 
