@@ -17,14 +17,14 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, watch};
 use volary_kernel::{
-    Mono, Name, Tenant, TraceId, Uid, clock,
+    Name, Tenant, TraceId, Uid, clock,
     task::{Supervisor, TaskKind},
 };
 use volary_store::{
     Batch, Change, ChangeKind, Claim, Expect, Key, Queue, QueueConfig, StoreError, WatchEvent,
 };
 
-use super::{Accepted, control, reader::Reader, shared::Shared, trace::Trace};
+use super::{Accepted, control, emit::Times, reader::Reader, shared::Shared, trace::Trace};
 use crate::{
     config::RunConfig,
     error::EmitError,
@@ -185,9 +185,9 @@ impl Shared {
         self: &Arc<Self>,
         durable: &Durability,
         accepted: Accepted,
-        now: Mono,
-        deadline: Option<Mono>,
+        times: Times,
     ) -> Result<Reader, EmitError> {
+        let deadline = times.deadline;
         super::emit::within(self, deadline, durable.ready()).await??;
         let room = self.enter(deadline).await?;
         let id = accepted.trace_id;
@@ -199,7 +199,7 @@ impl Shared {
         ));
         let row = self.row(&accepted.headers.tenant);
         let places = super::emit::within(self, deadline, self.places(row.clone())).await??;
-        let (trace, payload) = self.birth(accepted, row, now, deadline, Some(book.clone()));
+        let (trace, payload) = self.birth(accepted, row, times, Some(book.clone()));
         let tx = {
             let intake = Intake {
                 headers: &trace.headers,
@@ -225,10 +225,7 @@ impl Shared {
                 return Err(EmitError::Store(error.to_string()));
             }
         }
-        self.check_open()?;
-        if !self.index.insert(&trace) {
-            return Err(EmitError::TraceInUse(id));
-        }
+        self.enlist(&trace)?;
         written.book = None;
         drop(reserved);
         places.fill(&trace, payload);

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Duration,
@@ -41,19 +42,24 @@ impl Entry<'_> {
     }
 }
 
+/// When a trace came, and until when it has to be done.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    pub accepted: Mono,
+    pub deadline: Option<Mono>,
+}
+
 /// What became of an envelope that did not wait.
 enum Tried {
     Accepted(Reader),
-    /// It has to wait: for room, for a place, for the store.
-    Later(Box<Later>),
+    /// It has to wait, for room or for a place.
+    Later(Candidate),
 }
 
-/// An envelope that waits.
-struct Later {
-    accepted: Accepted,
-    /// When it came.
-    now: Mono,
-    deadline: Option<Mono>,
+/// A trace that may be accepted. Until it is, nothing of it is to be seen.
+struct Candidate {
+    trace: Arc<Trace>,
+    payload: Payload,
 }
 
 impl Shared {
@@ -83,100 +89,146 @@ impl Shared {
 
     /// Accepts an envelope once there is room. Cancel-safe: dropped means not accepted.
     pub(crate) async fn emit(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
-        // Where others wait for a place already, it is not looked for one twice.
-        let ingress = &self.plan.ingress;
-        if ingress.iter().any(|node| self.node(*node).has_line()) {
-            return Box::pin(self.emit_later(self.later(accepted)?)).await;
-        }
-        match self.accept_now(accepted)? {
-            Tried::Accepted(reader) => Ok(reader),
-            // Rare, and large: boxed, so that the usual way stays small.
-            Tried::Later(later) => Box::pin(self.emit_later(*later)).await,
-        }
+        let deadline = self.deadline_of(&accepted)?;
+        // What waits is rare, and large: boxed, so that the usual way stays small.
+        let waits: Pin<Box<dyn Future<Output = _> + Send + '_>> = match &self.durable {
+            None => {
+                let candidate = self.candidate(accepted, deadline);
+                // Where others wait for a place already, one is not looked for twice.
+                let mut ingress = self.plan.ingress.iter();
+                if ingress.any(|node| self.node(*node).has_line()) {
+                    Box::pin(self.accept_later(candidate))
+                } else {
+                    match self.accept_now(candidate)? {
+                        Tried::Accepted(reader) => return Ok(reader),
+                        Tried::Later(candidate) => Box::pin(self.accept_later(candidate)),
+                    }
+                }
+            }
+            Some(Ok(durable)) => Box::pin(self.emit_durable(durable, accepted, deadline)),
+            Some(Err(why)) => return Err(EmitError::Store(why.clone())),
+        };
+        waits.await
     }
 
     /// Accepts an envelope if there is room now.
     pub(crate) fn emit_nowait(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
         self.check_open()?;
+        let deadline = self.deadline_of(&accepted)?;
         if self.durable.is_some() {
             return Err(EmitError::Store(
                 "a durable flow accepts by emit, which waits for the store".to_owned(),
             ));
         }
-        match self.accept_now(accepted)? {
+        match self.accept_now(self.candidate(accepted, deadline))? {
             Tried::Accepted(reader) => Ok(reader),
             Tried::Later(_) => Err(EmitError::Full),
         }
     }
 
-    /// Accepts an envelope without waiting, or gives it back to one who waits.
-    fn accept_now(self: &Arc<Self>, accepted: Accepted) -> Result<Tried, EmitError> {
-        let later = self.later(accepted)?;
-        if self.durable.is_some() || !self.room.try_take() {
-            return Ok(Tried::Later(Box::new(later)));
-        }
-        let entry = Entry(Some(self));
-        self.check_open()?;
-        let mut places = Places::new(self, self.row(&later.accepted.headers.tenant));
-        if !places.try_hold() {
-            return Ok(Tried::Later(Box::new(later)));
-        }
-        let reader = self.begin(later, places)?;
-        entry.keep();
-        Ok(Tried::Accepted(reader))
-    }
-
-    /// An envelope that may be accepted, with the time that it has for that.
-    fn later(self: &Arc<Self>, accepted: Accepted) -> Result<Later, EmitError> {
-        self.check_depth(&accepted)?;
+    /// When it came, and until when it has to be done.
+    fn deadline_of(self: &Arc<Self>, accepted: &Accepted) -> Result<Times, EmitError> {
+        self.check_depth(accepted)?;
         let budget = accepted.deadline.or(self.limits.default_deadline);
         if budget.is_some_and(|budget| budget.is_zero()) {
             return Err(EmitError::DeadlineExceeded);
         }
         let now = self.now();
-        Ok(Later {
-            accepted,
-            now,
+        Ok(Times {
+            accepted: now,
             deadline: budget.map(|budget| now + budget),
         })
     }
 
-    /// Accepts an envelope once there is room.
-    async fn emit_later(self: &Arc<Self>, later: Later) -> Result<Reader, EmitError> {
-        let deadline = later.deadline;
-        match &self.durable {
-            None => {}
-            Some(Ok(durable)) => {
-                return self
-                    .emit_durable(durable, later.accepted, later.now, deadline)
-                    .await;
-            }
-            Some(Err(why)) => return Err(EmitError::Store(why.clone())),
+    fn candidate(self: &Arc<Self>, accepted: Accepted, times: Times) -> Candidate {
+        let row = self.row(&accepted.headers.tenant);
+        let (trace, payload) = self.birth(accepted, row, times, None);
+        Candidate { trace, payload }
+    }
+
+    /// Accepts a trace if there is room for it, and a place at each ingress.
+    fn accept_now(&self, candidate: Candidate) -> Result<Tried, EmitError> {
+        if !self.room.try_take() {
+            return Ok(Tried::Later(candidate));
         }
+        let entry = Entry(Some(self));
+        self.check_open()?;
+        let tried = if let [node] = *self.plan.ingress.as_slice() {
+            self.enter_one(node, candidate)?
+        } else {
+            let mut places = Places::new(self, candidate.trace.tenant.clone());
+            if places.try_hold() {
+                Tried::Accepted(self.enter_all(candidate, places)?)
+            } else {
+                Tried::Later(candidate)
+            }
+        };
+        if let Tried::Accepted(_) = tried {
+            entry.keep();
+        }
+        Ok(tried)
+    }
+
+    /// Accepts a trace once there is room.
+    async fn accept_later(&self, candidate: Candidate) -> Result<Reader, EmitError> {
+        let (id, deadline) = (candidate.trace.id, candidate.trace.deadline);
         let entry = self.enter(deadline).await?;
-        let id = later.accepted.trace_id;
         if self.index.get(id).is_some() {
             return Err(EmitError::TraceInUse(id));
         }
-        // Until there is a place, nothing of it is to be seen.
-        let row = self.row(&later.accepted.headers.tenant);
-        let places = within(self, deadline, self.places(row)).await??;
-        self.check_open()?;
-        let reader = self.begin(later, places)?;
+        let places = self.places(candidate.trace.tenant.clone());
+        let places = within(self, deadline, places).await??;
+        let reader = self.enter_all(candidate, places)?;
         entry.keep();
         Ok(reader)
     }
 
-    /// Has a trace begin that has room and its places.
-    fn begin(self: &Arc<Self>, later: Later, places: Places<'_>) -> Result<Reader, EmitError> {
-        let row = places.tenant.clone();
-        let (trace, payload) = self.birth(later.accepted, row, later.now, later.deadline, None);
-        if !self.index.insert(&trace) {
-            return Err(EmitError::TraceInUse(trace.id));
+    /// Has a trace begin at its only ingress if there is a place: under one lock, as most traces begin like this.
+    fn enter_one(&self, node: NodeIx, candidate: Candidate) -> Result<Tried, EmitError> {
+        let Candidate { trace, payload } = candidate;
+        let (at, tenant) = (self.node(node), trace.tenant.ix);
+        let edge = at.ingress.unwrap_or_default();
+        let mut payload = Some(payload);
+        let mut freed = Freed::default();
+        let entered = at.gate(|gate| {
+            if !gate.reserve(tenant, edge) {
+                return Ok(());
+            }
+            if let Err(error) = self.enlist(&trace) {
+                gate.release(tenant, edge, 1, true, &mut freed);
+                return Err(error);
+            }
+            if let Some(payload) = payload.take() {
+                gate.inbox.put(first(&trace, payload, edge, 0).into());
+            }
+            Ok(())
+        });
+        freed.wake();
+        entered?;
+        if let Some(payload) = payload {
+            return Ok(Tried::Later(Candidate { trace, payload }));
         }
+        self.ring(&trace);
+        self.stage_of(node).schedule();
+        Ok(Tried::Accepted(self.accepted(trace)))
+    }
+
+    /// Has a trace begin that holds its places.
+    fn enter_all(&self, candidate: Candidate, places: Places<'_>) -> Result<Reader, EmitError> {
+        let Candidate { trace, payload } = candidate;
+        self.enlist(&trace)?;
         self.ring(&trace);
         places.fill(&trace, payload);
         Ok(self.accepted(trace))
+    }
+
+    /// Puts a trace into the index: from here on it is to be seen. Either the flow is not closed yet, and whoever closes it
+    /// finds the trace there, or it is not accepted.
+    pub(super) fn enlist(&self, trace: &Arc<Trace>) -> Result<(), EmitError> {
+        if !self.index.insert(trace) {
+            return Err(EmitError::TraceInUse(trace.id));
+        }
+        self.check_open().inspect_err(|_| self.index.remove(trace))
     }
 
     /// Waits for room for one more trace.
@@ -209,8 +261,7 @@ impl Shared {
         self: &Arc<Self>,
         accepted: Accepted,
         tenant: Arc<Row>,
-        now: Mono,
-        deadline: Option<Mono>,
+        times: Times,
         book: Option<Arc<Book>>,
     ) -> (Arc<Trace>, Payload) {
         let parent = accepted.parent;
@@ -220,8 +271,8 @@ impl Shared {
             tenant,
             headers: accepted.headers,
             meta: accepted.meta,
-            deadline,
-            accepted: now,
+            deadline: times.deadline,
+            accepted: times.accepted,
             depth,
             parent,
             pending: u32::try_from(self.plan.ingress.len()).unwrap_or(u32::MAX),

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Accepted, control, shared::Shared, trace::Trace};
+use super::{Accepted, control, emit::Times, shared::Shared, trace::Trace};
 use crate::{
     envelope::{Headers, Meta},
     graph::plan::Payload,
@@ -33,9 +33,12 @@ impl Shared {
             meta,
             parent: None,
         };
-        let deadline = left.map(|left| now + left);
+        let times = Times {
+            accepted: now,
+            deadline: left.map(|left| now + left),
+        };
         let row = self.row(&accepted.headers.tenant);
-        let (trace, _no_payload) = self.birth(accepted, row, now, deadline, Some(book));
+        let (trace, _no_payload) = self.birth(accepted, row, times, Some(book));
         trace.cell.lock().attached = false;
         trace
     }

@@ -66,7 +66,11 @@ impl NodeShared {
     pub(crate) fn gate<R>(&self, work: impl FnOnce(&mut Gate) -> R) -> R {
         let mut gate = self.gate.lock();
         let done = work(&mut gate);
-        self.queued.store(gate.inbox.len() > 0, Ordering::SeqCst);
+        // Both change only here, under the lock: what is as it was need not be written.
+        let queued = gate.inbox.len() > 0;
+        if queued != self.queued.load(Ordering::Relaxed) {
+            self.queued.store(queued, Ordering::SeqCst);
+        }
         let line = gate.has_line();
         if line != self.line.load(Ordering::Relaxed) {
             self.line.store(line, Ordering::Relaxed);

@@ -163,7 +163,7 @@ impl Cell {
         (self.values, self.chunks) = (0, 0);
         Unread {
             first: self.first.take(),
-            more: std::mem::take(&mut self.more),
+            more: (!self.more.is_empty()).then(|| std::mem::take(&mut self.more)),
         }
     }
 
@@ -208,7 +208,8 @@ impl Cell {
 /// What a trace yielded and nobody read.
 pub(crate) struct Unread {
     first: Option<Yield>,
-    more: VecDeque<Yield>,
+    /// Most traces yield once.
+    more: Option<VecDeque<Yield>>,
 }
 
 impl Unread {
@@ -222,8 +223,8 @@ impl Unread {
         if let Some(item) = self.first {
             keep(item);
         }
-        if !self.more.is_empty() {
-            self.more.into_iter().for_each(keep);
+        if let Some(more) = self.more {
+            more.into_iter().for_each(keep);
         }
     }
 }

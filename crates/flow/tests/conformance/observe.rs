@@ -109,6 +109,44 @@ async fn an_observer_sees_the_success_of_a_node() {
     assert_eq!((success.attempt, success.tenant.as_str()), (1, "demo"));
 }
 
+/// Fused or not, and whatever place a node has in its task: each is told of, in the order of the trace.
+#[tokio::test(start_paused = true)]
+async fn an_observer_sees_each_node_of_a_chain_fused_or_not() {
+    for fuse in [true, false] {
+        let mut b = FlowBuilder::<u64, u64>::new("orders");
+        let pass = |n: u64, _| async move { Ok::<_, NodeError>(n) };
+        let [first, second, third] = ["first", "second", "third"].map(|name| b.node(name, pass));
+        b.ingress(first).connect(first, second);
+        b.connect(second, third).egress(third);
+        let (seen, config) = Seen::config();
+        let running = b.build().unwrap().start(RunConfig { fuse, ..config });
+        let handle = running.emit(of("demo", 1)).await.unwrap();
+        let trace = handle.trace_id();
+        soon("a trace that ends", handle.outcome()).await;
+        running.stop(ms(1_000)).await;
+        let told: Vec<_> = seen
+            .whole(trace)
+            .await
+            .iter()
+            .map(|event| {
+                let node = event.node.as_ref().map_or("-", |node| node.as_str());
+                format!("{} {node}", event.kind.as_str())
+            })
+            .collect();
+        let wanted = [
+            "trace_start -",
+            "node_start first",
+            "node_success first",
+            "node_start second",
+            "node_success second",
+            "node_start third",
+            "node_success third",
+            "trace_end -",
+        ];
+        assert_eq!(told, wanted, "fused: {fuse}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_payload_of_a_failure_reads_back_and_its_source_is_the_original() {
     let error = failure_of(&failing(9, NodePolicy::default()), RunConfig::default()).await;

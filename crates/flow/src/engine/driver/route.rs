@@ -96,9 +96,7 @@ impl Stage {
         };
         if route.to.is_none() && trace.counts().pending == 1 {
             // Nothing else of it is anywhere, and only this message could add something.
-            if self.end_done(&trace, Some(payload)) {
-                trace.remove(1);
-            } else {
+            if !self.end_done(&trace, Some(payload)) {
                 self.shared.dropped(&mut self.pen, &trace, 1);
             }
             return None;
