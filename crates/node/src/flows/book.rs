@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 use serde_json::Value;
 use volary_flow::graph::Description;
 use volary_kernel::{
-    Mono, Name, Timestamp,
+    Mono, Name, Tenant, Timestamp,
     metric::Counted,
     rate::{Cell, Quota},
 };
@@ -274,7 +274,29 @@ impl Book {
         })
     }
 
-    fn names(&self) -> Vec<(Name, Name)> {
+    /// The runs that have this flow, or any, of this agent and of this tenant, if they are given.
+    pub(crate) fn runs(
+        &self,
+        flow: Option<&Name>,
+        agent: Option<&Name>,
+        tenant: Option<&Tenant>,
+    ) -> Vec<LinkPeer> {
+        let wanted = |run: &&Run| {
+            flow.is_none_or(|flow| run.flows.contains_key(flow))
+                && agent.is_none_or(|agent| run.peer.agent == *agent)
+                && tenant.is_none_or(|tenant| run.peer.tenant == *tenant)
+        };
+        let runs = self.runs.values().filter(wanted);
+        runs.map(|run| run.peer.clone()).collect()
+    }
+
+    /// Whether a replica has a run.
+    pub(crate) fn has_run(&self, replica: &Name) -> bool {
+        self.runs.contains_key(replica)
+    }
+
+    /// Every flow and its agent.
+    pub(crate) fn names(&self) -> Vec<(Name, Name)> {
         let of = |flow: FlowSummary| (flow.name, flow.agent);
         self.list().into_iter().map(of).collect()
     }
@@ -492,10 +514,8 @@ fn difference(before: Option<&FlowValue>, now: &FlowValue) -> Option<By> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-    use volary_kernel::Tenant;
-
     use super::*;
+    use serde_json::json;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()

@@ -3,29 +3,36 @@
 //! ```text
 //!  agent: flow ──▶ metrics, events ──▶ reporter ──POST /v1/flows, /report──▶ Book ──▶ volary_flow_* in /metrics
 //!                                                                              └────▶ signals in the live feed
+//!         traces ◀── controller ◀── orders, answers ──POST /v1/flows/control── Desks ◀──── operators
 //! ```
 
 mod book;
+mod desk;
 pub(crate) mod series;
 
+use std::time::Duration;
+
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use volary_deploy::supervise::{Handle, ReplicaStatus};
 use volary_kernel::{
-    Mono, Name, Timestamp,
+    Mono, Name, Tenant, Timestamp, clock,
     metric::{CounterFamily, GaugeFamily, HistogramFamily, Metrics},
     task::TaskResult,
 };
 use volary_ops::{
     LinkPeer, Signals,
     api::{
-        Event, FlowRegistration, FlowReport, FlowReportReply, FlowSignal, FlowSummary, FlowView,
+        Event, FlowAsk, FlowControl, FlowOrder, FlowRegistration, FlowReport, FlowReportReply,
+        FlowSaid, FlowSignal, FlowSummary, FlowView,
     },
 };
 
 pub(crate) use self::book::{NotShown, Process, Refused};
 use self::{
     book::{Book, By, Change},
+    desk::Desks,
     series::{BOUNDS, Kind, SERIES, SIGNALS_DROPPED},
 };
 
@@ -33,12 +40,15 @@ use self::{
 pub(crate) const REPORT_EVENTS_MAX: usize = 256;
 /// Longest text of an event, in characters.
 const TEXT_MAX: usize = 512;
+/// How long the processes that are asked something have to answer.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Most details of an event.
 const DETAILS_MAX: usize = 8;
 
 /// What a node knows of flows. One per node.
 pub(crate) struct Flows {
     book: Mutex<Book>,
+    desks: Desks,
     families: Vec<Family>,
     signals: Signals,
     node: String,
@@ -66,6 +76,7 @@ impl Flows {
         };
         Self {
             book: Mutex::default(),
+            desks: Desks::default(),
             families: SERIES.iter().map(family).collect(),
             signals,
             node: node.to_string(),
@@ -83,6 +94,8 @@ impl Flows {
         let mut book = self.book.lock();
         let (run, changes) = book.register(peer, process, flows, at)?;
         self.apply(changes);
+        self.desks.open(&peer.replica, &run);
+        self.desks.keep(|replica| book.has_run(replica));
         Ok(run)
     }
 
@@ -132,6 +145,58 @@ impl Flows {
         self.book.lock().view(name, agent)
     }
 
+    /// Asks every process that runs this flow, or any, of this agent and of this tenant, if they are given. Each answers
+    /// within a while, or not.
+    ///
+    /// # Errors
+    /// [`NotShown::Unknown`] if there is none.
+    pub(crate) async fn ask(
+        &self,
+        (flow, agent, tenant): (Option<&Name>, Option<&Name>, Option<&Tenant>),
+        ask: &FlowAsk,
+    ) -> Result<Vec<(LinkPeer, Option<FlowSaid>)>, NotShown> {
+        let runs = {
+            let book = self.book.lock();
+            let runs = book.runs(flow, agent, tenant);
+            if runs.is_empty() {
+                return Err(NotShown::Unknown(book.names()));
+            }
+            runs
+        };
+        let one = |peer: LinkPeer| {
+            let answered = self
+                .desks
+                .ask(&peer.replica, peer.tenant.clone(), ask.clone());
+            async move {
+                let said = match answered {
+                    Some(answered) => clock::timeout(ANSWER, answered).await,
+                    None => return (peer, None),
+                };
+                (peer, said.ok().and_then(Result::ok))
+            }
+        };
+        Ok(join_all(runs.into_iter().map(one)).await)
+    }
+
+    /// Takes what a process answers, and waits for what it is asked next.
+    ///
+    /// # Errors
+    /// [`Refused::Ended`].
+    pub(crate) async fn control(
+        &self,
+        peer: &LinkPeer,
+        control: FlowControl,
+        wait: Duration,
+    ) -> Result<Vec<FlowOrder>, Refused> {
+        let FlowControl { run, answers, .. } = control;
+        let orders = if self.desks.answer(&peer.replica, &run, answers) {
+            self.desks.orders(&peer.replica, &run, wait).await
+        } else {
+            None
+        };
+        orders.ok_or_else(|| Refused::Ended(run.chars().take(TEXT_MAX).collect()))
+    }
+
     /// Forgets the flows of processes that have ended, until `stop`.
     pub(crate) async fn follow(&self, replicas: Handle, stop: CancellationToken) -> TaskResult {
         let mut seen = replicas.watch();
@@ -151,6 +216,7 @@ impl Flows {
         let mut book = self.book.lock();
         let changes = book.sweep(alive);
         self.apply(changes);
+        self.desks.keep(|replica| book.has_run(replica));
     }
 
     /// Called with the book locked, so that gauges are set in the order in which they changed.

@@ -4,19 +4,21 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::FutureExt as _;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use volary_flow::{
-    Envelope, Flow, Item, Outcome, RunConfig, RunningFlow,
+    Envelope, Flow, Item, Outcome, RunConfig, RunningFlow, TraceView,
     graph::{Description, Value},
 };
-use volary_kernel::Name;
-use volary_ops::api::{FlowRegistration, InboxItem, decode_payload};
+use volary_kernel::{Name, Tenant, TraceId};
+use volary_ops::api::{FlowAct, FlowRegistration, InboxItem, decode_payload};
 
 use super::{
     Actions, Link, ServeLimits, ServeReport, answer,
     report::Reporter,
     serve::{Ended, Runner, VALUES_MAX, Work},
     signal::Collector,
+    steer::{Steered, Steering},
 };
 use crate::flows::series::ITEMS;
 
@@ -28,7 +30,8 @@ use crate::flows::series::ITEMS;
 /// or parks it if no further attempt would do better. A redelivered item is the same trace again, so that its nodes see the
 /// same idempotency keys. Chunks are not part of the answer.
 ///
-/// The node is told of the flow and how it does: `volary flow`, `/metrics` and `volary events -f` show it.
+/// The node is told of the flow and how it does: `volary flow`, `/metrics` and `volary events -f` show it. Operators may look
+/// at its traces, cancel, pause and resume them (`volary flow traces|cancel|pause|resume`).
 ///
 /// # Examples
 /// ```no_run
@@ -118,10 +121,20 @@ impl<I: Value, O: Value> LinkFlow<I, O> {
             metrics,
             collector: collector.clone(),
             every: self.limits.report,
+            run: watch::channel(None).0,
+        };
+        let running = self.flow.start(config);
+        let steering = Steering {
+            link: self.link.clone(),
+            flow: description.flow.clone(),
+            steered: Arc::new(running.clone()),
+            collector: collector.clone(),
+            run: reporter.run.subscribe(),
+            wait: self.limits.poll,
         };
         let work = Arc::new(Work {
             link: self.link,
-            runner: runner(self.flow.start(config)),
+            runner: runner(running),
             read: self.read,
             answer: self.answer,
             collector,
@@ -135,8 +148,23 @@ impl<I: Value, O: Value> LinkFlow<I, O> {
             ended.cancel();
             report
         };
-        let (report, ()) = futures_util::join!(serving, reporter.run(ended.clone()));
+        let steering = ended.run_until_cancelled(steering.run());
+        let (report, (), _) = futures_util::join!(serving, reporter.run(ended.clone()), steering);
         report
+    }
+}
+
+impl<I: Value, O: Value> Steered for RunningFlow<I, O> {
+    fn traces(&self, most: usize) -> Vec<TraceView> {
+        self.traces(most)
+    }
+
+    fn act(&self, act: FlowAct, trace: TraceId, tenant: &Tenant) -> bool {
+        match act {
+            FlowAct::Cancel => self.cancel(trace, tenant).cancelled,
+            FlowAct::Pause => self.pause(trace, tenant),
+            FlowAct::Resume => self.resume(trace, tenant),
+        }
     }
 }
 

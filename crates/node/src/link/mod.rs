@@ -5,7 +5,8 @@
 //!  inbox ──▶ │ item ─▶ envelope ─▶ flow ─▶ outcome ──┼──▶ ack with what the values ask for, in one commit
 //!            │  (tenant, time left, priority, trace)  │     nack with the reason, or parked
 //!            └───────────────┬────────────────────────┘
-//!                            └─ reporter ──▶ /metrics, the live feed and `volary flow` of the node
+//!                            ├─ reporter ──▶ /metrics, the live feed and `volary flow` of the node
+//!                            └─ steering ◀──▶ `volary flow traces|cancel|pause|resume`
 //! ```
 //!
 //! The node names socket and token in the environment of every replica: `VOLARY_LINK` and `VOLARY_TOKEN_FILE`.
@@ -17,15 +18,16 @@ mod origin;
 mod report;
 mod serve;
 mod signal;
+mod steer;
 mod verdict;
 
 use std::{path::Path, time::Duration};
 
 use volary_ops::{
     api::{
-        AckReply, AckRequest, DurationText, FlowReport, FlowReportReply, InboxItem, InboxQuery,
-        InboxReply, NackReply, NackRequest, RegisterFlows, RegisterFlowsReply, SendReply,
-        SendRequest,
+        AckReply, AckRequest, DurationText, FlowControl, FlowControlReply, FlowReport,
+        FlowReportReply, InboxItem, InboxQuery, InboxReply, NackReply, NackRequest, RegisterFlows,
+        RegisterFlowsReply, SendReply, SendRequest,
     },
     client::{Client, ClientError, Endpoint, read_token},
 };
@@ -115,5 +117,18 @@ impl Link {
     /// [`ClientError`]; 409 when they must be registered again.
     pub async fn report_flows(&self, report: &FlowReport) -> Result<FlowReportReply, ClientError> {
         self.0.post("/v1/flows/report", report).await
+    }
+
+    /// Answers what operators asked of them, and waits for what they ask next; [`LinkFlow`] does it by itself.
+    ///
+    /// # Errors
+    /// [`ClientError`]; 409 when they must be registered again.
+    pub async fn control_flows(
+        &self,
+        control: &FlowControl,
+    ) -> Result<FlowControlReply, ClientError> {
+        let wait = control.wait.map(|wait| wait.0).unwrap_or_default();
+        let client = self.0.clone().waiting(wait);
+        client.post("/v1/flows/control", control).await
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use volary_kernel::{
     clock,
@@ -33,6 +34,8 @@ pub(super) struct Reporter {
     pub metrics: Metrics,
     pub collector: Arc<Collector>,
     pub every: Duration,
+    /// Tells the run that is reported for.
+    pub run: watch::Sender<Option<String>>,
 }
 
 impl Reporter {
@@ -58,6 +61,7 @@ impl Reporter {
                 Err(error) => {
                     if error.status() == Some(409) {
                         run = None;
+                        self.run.send_replace(None);
                     }
                     failures += 1;
                     tracing::debug!(%error, failures, "the node could not be told of the flow");
@@ -73,6 +77,7 @@ impl Reporter {
                 let flows = self.flows.clone();
                 let registered = self.link.register_flows(&RegisterFlows { flows }).await?;
                 told.begin_run();
+                self.run.send_replace(Some(registered.run.clone()));
                 run.insert(registered.run).clone()
             }
         };

@@ -1,4 +1,5 @@
-//! The events of a flow that an operator wants to see: kept until the next report to the node, bounded.
+//! The events of a flow that an operator wants to see: kept until the next report to the node, bounded. And how the last
+//! traces ended.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,13 +11,15 @@ use volary_flow::{
     Outcome,
     observe::{FlowEvent, FlowEventKind, Observer},
 };
-use volary_kernel::{TraceId, text::format_duration};
+use volary_kernel::{Name, Tenant, Timestamp, TraceId, text::format_duration};
 use volary_ops::api::FlowSignal;
 
 use crate::flows::REPORT_EVENTS_MAX;
 
 /// Traces whose message is remembered: events come a little later than the work they tell of.
 const TRACES_MAX: usize = 4_096;
+/// Ended traces that are remembered.
+const ENDED_MAX: usize = 100;
 /// Longest text of an event, in characters.
 const TEXT_MAX: usize = 512;
 
@@ -31,6 +34,19 @@ struct Kept {
     /// The message's trace of each trace of the flow, oldest forgotten first.
     traces: HashMap<TraceId, TraceId>,
     order: VecDeque<TraceId>,
+    /// The last traces that ended, latest first.
+    ended: VecDeque<Ended>,
+}
+
+/// A trace that ended.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub flow: Name,
+    pub trace: TraceId,
+    pub tenant: Tenant,
+    pub outcome: Outcome,
+    pub latency: Duration,
+    pub at: Timestamp,
 }
 
 impl Collector {
@@ -45,6 +61,21 @@ impl Collector {
         {
             kept.traces.remove(&oldest);
         }
+    }
+
+    /// The trace of the message that a trace of the flow works on.
+    pub(super) fn message_of(&self, flow_trace: TraceId) -> Option<TraceId> {
+        self.0.lock().traces.get(&flow_trace).copied()
+    }
+
+    /// The last traces of a flow that ended, latest first.
+    pub(super) fn ended(&self, flow: &str) -> Vec<Ended> {
+        let kept = self.0.lock();
+        let ended = kept.ended.iter();
+        ended
+            .filter(|ended| ended.flow.as_str() == flow)
+            .cloned()
+            .collect()
     }
 
     /// What there is, and how much was left out.
@@ -71,6 +102,18 @@ impl Collector {
 impl Observer for Collector {
     fn observe(&self, events: &[FlowEvent]) {
         for event in events {
+            if let FlowEventKind::TraceEnd { outcome, latency } = &event.kind {
+                let mut kept = self.0.lock();
+                kept.ended.truncate(ENDED_MAX - 1);
+                kept.ended.push_front(Ended {
+                    flow: event.flow.clone(),
+                    trace: event.trace_id,
+                    tenant: event.tenant.clone(),
+                    outcome: outcome.clone(),
+                    latency: *latency,
+                    at: event.at,
+                });
+            }
             let Some(details) = details(&event.kind) else {
                 continue;
             };
@@ -130,7 +173,8 @@ fn details(kind: &FlowEventKind) -> Option<BTreeMap<&'static str, String>> {
     Some(details.into_iter().collect())
 }
 
-fn cut(text: String) -> String {
+/// The first [`TEXT_MAX`] characters.
+pub(super) fn cut(text: String) -> String {
     match text.char_indices().nth(TEXT_MAX) {
         Some((end, _)) => text[..end].to_owned(),
         None => text,
@@ -139,8 +183,6 @@ fn cut(text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use volary_kernel::{Tenant, Timestamp};
-
     use super::*;
 
     fn event(trace_id: TraceId, kind: FlowEventKind) -> FlowEvent {
@@ -193,6 +235,22 @@ mod tests {
         let (again, dropped) = collector.take();
         assert_eq!((again.len(), dropped), (REPORT_EVENTS_MAX, 10));
         assert_eq!(again[0].details["reason"], "0");
+    }
+
+    #[test]
+    fn the_last_traces_that_ended_are_remembered_latest_first() {
+        let collector = Collector::default();
+        let traces: Vec<TraceId> = (0..ENDED_MAX + 7).map(|_| TraceId::generate()).collect();
+        for trace in &traces {
+            let (outcome, latency) = (Outcome::Done, Duration::from_secs(1));
+            collector.observe(&[event(*trace, FlowEventKind::TraceEnd { outcome, latency })]);
+        }
+        let ended = collector.ended("support");
+        assert_eq!(
+            (ended.len(), ended[0].trace),
+            (ENDED_MAX, traces[ENDED_MAX + 6])
+        );
+        assert!(collector.ended("other").is_empty());
     }
 
     #[test]

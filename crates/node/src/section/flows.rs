@@ -1,4 +1,4 @@
-//! `/v1/flows`: agents say which flows they run and how those do, operators look.
+//! `/v1/flows`: agents say which flows they run and how those do, operators look. Their traces: `flow_traces.rs`.
 
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ fn take_report(
     taken.map(Json).map_err(|why| refused(&why))
 }
 
-fn refused(why: &Refused) -> ApiError {
+pub(super) fn refused(why: &Refused) -> ApiError {
     match why {
         Refused::Ended(_) => ApiError::conflict(why.to_string())
             .hint("POST /v1/flows again; reports then carry the `run` that it answers with"),
@@ -110,28 +110,31 @@ fn refused(why: &Refused) -> ApiError {
 }
 
 fn show(core: &Core, name: &Name, agent: Option<&Name>) -> Result<Json<FlowView>, ApiError> {
-    core.flows
-        .view(name, agent)
-        .map(Json)
-        .map_err(|why| match why {
-            NotShown::Unknown(there) => {
-                let error = ApiError::not_found(format!("no agent runs a flow `{name}` now"));
-                if there.is_empty() {
-                    return error.hint("none runs; an agent registers its flows when it starts");
-                }
-                let there = there
-                    .iter()
-                    .map(|(flow, agent)| format!("{flow} (of {agent})"));
-                let there: Vec<String> = there.take(SHOWN).collect();
-                error.hint(format!("there are: {}", there.join(", ")))
+    let view = core.flows.view(name, agent);
+    view.map(Json).map_err(|why| not_shown(name, &why))
+}
+
+/// A flow that is not there, in the words of the API.
+pub(super) fn not_shown(name: &Name, why: &NotShown) -> ApiError {
+    match why {
+        NotShown::Unknown(there) => {
+            let error = ApiError::not_found(format!("no agent runs a flow `{name}` now"));
+            if there.is_empty() {
+                return error.hint("none runs; an agent registers its flows when it starts");
             }
-            NotShown::Several(agents) => {
-                let agents: Vec<&str> = agents.iter().map(Name::as_str).take(SHOWN).collect();
-                let agents = agents.join(", ");
-                ApiError::bad_request(format!("several agents run a flow `{name}`: {agents}"))
-                    .hint("say whose is meant: --agent, or `agent` in the query")
-            }
-        })
+            let there = there
+                .iter()
+                .map(|(flow, agent)| format!("{flow} (of {agent})"));
+            let there: Vec<String> = there.take(SHOWN).collect();
+            error.hint(format!("there are: {}", there.join(", ")))
+        }
+        NotShown::Several(agents) => {
+            let agents: Vec<&str> = agents.iter().map(Name::as_str).take(SHOWN).collect();
+            let agents = agents.join(", ");
+            ApiError::bad_request(format!("several agents run a flow `{name}`: {agents}"))
+                .hint("say whose is meant: --agent, or `agent` in the query")
+        }
+    }
 }
 
 /// Most names in a hint.

@@ -1,6 +1,7 @@
 //! What the node adds to the HTTP API, a file for each noun.
 
 mod fleet;
+mod flow_traces;
 mod flows;
 mod identities;
 mod inbox;
@@ -36,6 +37,7 @@ pub(crate) fn all(core: &Arc<Core>) -> Vec<Arc<dyn Section>> {
         Arc::new(tasks::TasksSection(core.clone())),
         Arc::new(pools::PoolsSection(core.clone())),
         Arc::new(flows::FlowsSection(core.clone())),
+        Arc::new(flow_traces::FlowTracesSection(core.clone())),
     ];
     if let Some(inbound) = &core.webhooks.inbound {
         sections.push(Arc::new(webhooks::WebhooksSection(inbound.clone())));

@@ -7,6 +7,7 @@
 mod event;
 mod fleet;
 mod flow;
+mod flow_trace;
 mod health;
 mod identity;
 mod inbox;
@@ -32,6 +33,11 @@ pub use self::{
     flow::{
         FlowList, FlowQuery, FlowRegistration, FlowReport, FlowReportReply, FlowSeries, FlowSignal,
         FlowSummary, FlowValue, FlowView, RegisterFlows, RegisterFlowsReply,
+    },
+    flow_trace::{
+        FlowAct, FlowActReply, FlowActRequest, FlowActed, FlowAnswer, FlowAsk, FlowControl,
+        FlowControlReply, FlowOrder, FlowSaid, FlowTrace, FlowTraceView, FlowTraces,
+        FlowTracesQuery,
     },
     health::{CheckView, HealthDocument, HealthStatus},
     identity::{
