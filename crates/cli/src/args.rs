@@ -104,7 +104,7 @@ pub enum Command {
     /// Create pools of agents, and say who is in them.
     #[command(subcommand)]
     Pools(pools::Action),
-    /// Look at the flows that agents run inside, and draw them.
+    /// Look at the flows that agents run inside, draw them, and see to their traces.
     #[command(subcommand)]
     Flow(flow::Action),
     /// Look at work whose attempts are used up, try it again or drop it.

@@ -16,17 +16,17 @@ use volary_testkit::process::{eventually, kill9};
 use crate::support::{Agent, Fleet, PATIENCE};
 
 /// A replica that hands its token out and idles.
-const IDLE: &str =
+pub const IDLE: &str =
     "cp \"$VOLARY_TOKEN_FILE\" ../token.tmp && mv ../token.tmp ../token\nsleep 600\n";
 
 /// Speaks the link API for the replica that idles.
-struct Link {
+pub struct Link {
     client: Client,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Link {
-    fn of(fleet: &Fleet) -> Self {
+    pub fn of(fleet: &Fleet) -> Self {
         let token = fleet.path("token");
         assert!(
             eventually(PATIENCE, || token.exists()),
@@ -43,12 +43,12 @@ impl Link {
         }
     }
 
-    fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         self.runtime.block_on(self.client.post(path, body))
     }
 }
 
-fn description(flow: &str) -> Value {
+pub fn description(flow: &str) -> Value {
     let node = |name: &str| json!({"name": name, "kind": "node", "input": "Order", "output": "Order", "queue": 64});
     json!({"flows": [{"name": flow, "description": {
         "version": 1, "flow": flow, "nodes": [node("check"), node("charge")],
@@ -56,7 +56,7 @@ fn description(flow: &str) -> Value {
     }}]})
 }
 
-fn document(fleet: &Fleet, arguments: &[&str]) -> Value {
+pub fn document(fleet: &Fleet, arguments: &[&str]) -> Value {
     let arguments = [arguments, &["--json", "-C", "fleet"]].concat();
     serde_json::from_str(&fleet.run(&arguments).ok().stdout).unwrap()
 }
@@ -282,14 +282,22 @@ fn agent() {
 }
 
 fn orders() -> Fleet {
+    orders_within("10s")
+}
+
+/// A fleet whose agent `desk` has a flow work on its orders; a claim holds so long.
+pub fn orders_within(timeout: &str) -> Fleet {
     let program = std::env::current_exe().unwrap();
     let run = format!(
         "exec '{}' --exact flows::agent --nocapture\n",
         program.display()
     );
+    let spec = format!(
+        "command: [sh, ./run.sh]\nstopGracePeriod: 10s\ndelivery: {{timeout: {timeout}, maxAttempts: 3}}\n"
+    );
     let desk = Agent {
         name: "desk",
-        spec: "command: [sh, ./run.sh]\nstopGracePeriod: 10s\ndelivery: {timeout: 10s, maxAttempts: 3}\n",
+        spec: &spec,
         script: &run,
     };
     let books = Agent {
@@ -318,7 +326,7 @@ fn order(fleet: &Fleet, order: &str, more: &[&str]) -> (Value, Option<i32>) {
     )
 }
 
-fn kinds(fleet: &Fleet, trace: &Value) -> Vec<String> {
+pub fn kinds(fleet: &Fleet, trace: &Value) -> Vec<String> {
     let trace = trace.as_str().unwrap();
     let events = fleet
         .events()

@@ -9,6 +9,7 @@
 
 mod checkout;
 mod disk;
+mod flow_traces;
 mod flows;
 mod handlers;
 mod isolation;
