@@ -8,8 +8,8 @@
 //! ```
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering},
+    collections::{HashMap, hash_map},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,11 +20,9 @@ use volary_kernel::{
     Name, Tenant, TraceId, Uid, clock,
     task::{Supervisor, TaskKind},
 };
-use volary_store::{
-    Batch, Change, ChangeKind, Claim, Expect, Key, Queue, QueueConfig, StoreError, WatchEvent,
-};
+use volary_store::{Batch, Claim, Expect, Key, Queue, QueueConfig, StoreError, WatchEvent};
 
-use super::{Accepted, control, emit::Times, reader::Reader, shared::Shared, trace::Trace};
+use super::{Accepted, emit::Times, pauses, reader::Reader, shared::Shared, trace::Trace};
 use crate::{
     config::RunConfig,
     error::EmitError,
@@ -36,7 +34,6 @@ use crate::{
         closer::{Close, Closer, End, store_failure},
         ledger::{Intake, Kept, Ledger, Loaded, of_queue},
         owner::Owner,
-        pause::{self, PauseError},
         record::{self, ParkedRecord},
     },
 };
@@ -69,8 +66,8 @@ pub(crate) struct Durability {
     pub closer: Closer,
     ready: watch::Sender<Ready>,
     owner: Mutex<Option<Owner>>,
-    /// Ids of traces that are being accepted or taken up, and are not in the index yet.
-    reserved: Mutex<HashSet<TraceId>>,
+    /// Ids of traces that are being accepted or taken up, and are not in the index yet; whether somebody paused them.
+    reserved: Mutex<HashMap<TraceId, bool>>,
     finished: Notify,
 }
 
@@ -104,6 +101,16 @@ pub(crate) fn of(
 
 /// An id that nobody else may use meanwhile.
 struct Reserved<'a>(&'a Durability, TraceId);
+
+impl Reserved<'_> {
+    /// The trace is in the index now. Held if somebody paused it meanwhile.
+    fn fulfilled(self, trace: &Arc<Trace>) {
+        let paused = self.0.reserved.lock().remove(&self.1);
+        if paused == Some(true) {
+            pauses::held(trace);
+        }
+    }
+}
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
@@ -166,15 +173,22 @@ impl Durability {
     }
 
     fn reserve<'a>(&'a self, shared: &Shared, id: TraceId) -> Result<Reserved<'a>, EmitError> {
-        let fresh = self.reserved.lock().insert(id);
-        if !fresh {
-            return Err(EmitError::TraceInUse(id));
+        match self.reserved.lock().entry(id) {
+            hash_map::Entry::Occupied(_) => return Err(EmitError::TraceInUse(id)),
+            hash_map::Entry::Vacant(free) => drop(free.insert(false)),
         }
         let reserved = Reserved(self, id);
         if shared.index.get(id).is_some() {
             return Err(EmitError::TraceInUse(id));
         }
         Ok(reserved)
+    }
+
+    /// Notes whether a trace is paused that is being accepted or taken up. False if it is none.
+    pub(super) fn mark(&self, id: TraceId, paused: bool) -> bool {
+        let mut reserved = self.reserved.lock();
+        let mark = reserved.get_mut(&id).map(|mark| *mark = paused);
+        mark.is_some()
     }
 }
 
@@ -227,7 +241,7 @@ impl Shared {
         }
         self.enlist(&trace)?;
         written.book = None;
-        drop(reserved);
+        reserved.fulfilled(&trace);
         places.fill(&trace, payload);
         room.keep();
         Ok(self.accepted(trace))
@@ -299,7 +313,7 @@ impl Shared {
     /// Writes that a trace was paused or resumed here.
     pub(super) fn write_pause(&self, trace: &Trace, paused: bool) {
         if let (Some(book), Some(Ok(durable))) = (&trace.book, &self.durable) {
-            book.paused();
+            let _an_end_is_heard_of = book.paused();
             durable.closer.push(Close::Pause(book.clone(), paused));
         }
     }
@@ -337,9 +351,10 @@ pub(crate) fn start(shared: &Arc<Shared>, durable: &Arc<Durability>, supervisor:
     });
 }
 
-struct Opener {
-    shared: Arc<Shared>,
-    durable: Arc<Durability>,
+/// Takes up what earlier lives left, and what others on the store do to its traces.
+pub(super) struct Opener {
+    pub shared: Arc<Shared>,
+    pub durable: Arc<Durability>,
 }
 
 impl Opener {
@@ -367,7 +382,7 @@ impl Opener {
         self.durable.ready.send_replace(Ready::Refused(why));
     }
 
-    fn flow(&self) -> &Name {
+    pub(super) fn flow(&self) -> &Name {
         &self.shared.plan.name
     }
 
@@ -468,75 +483,6 @@ impl Opener {
         futures_util::future::join_all(each).await;
     }
 
-    // --- pauses ------------------------------------------------------------------------------
-
-    async fn pause_changed(&self, change: &Change) {
-        let ledger = &self.durable.ledger;
-        let Some(id) = record::end_of::<TraceId>(&change.key, &ledger.keys.pauses) else {
-            return;
-        };
-        let trace = self.shared.index.get(id);
-        if change.kind != ChangeKind::Put {
-            if let Some(trace) = trace {
-                control::release(&trace);
-            }
-            return;
-        }
-        let (pause, version) = match ledger.pause_of(&change.key).await {
-            Ok(Some(pause)) => pause,
-            // It was resumed since.
-            Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(flow = %self.flow(), trace = %id, %error, "a pause could not be read");
-                return;
-            }
-        };
-        match trace {
-            Some(trace) if trace.headers.tenant == pause.tenant && !trace.has_ended() => {
-                if let Some(book) = &trace.book {
-                    book.paused();
-                }
-                control::hold(&trace);
-            }
-            // In the store it goes on: the next life will hold it.
-            _ if self.shared.closed.load(Ordering::SeqCst) => {}
-            _ => {
-                let live = pause::find(ledger.store(), self.flow(), id, &pause.tenant).await;
-                if !matches!(live, Err(PauseError::Unknown(_))) {
-                    return;
-                }
-                // It ended meanwhile, and leaves nothing behind.
-                let mut tx = Batch::new();
-                tx.delete(change.key.clone(), Expect::Version(version));
-                if let Err(error) = ledger.store().commit(tx).await {
-                    tracing::debug!(flow = %self.flow(), trace = %id, %error, "a late pause stays");
-                }
-            }
-        }
-    }
-
-    /// Changes were missed: every trace that lives is looked at.
-    async fn pauses_lagged(&self) {
-        let ledger = &self.durable.ledger;
-        for trace in self.shared.index.all() {
-            let Ok(key) = ledger.keys.pause(trace.id) else {
-                continue;
-            };
-            match ledger.pause_of(&key).await {
-                Ok(Some((pause, _))) if pause.tenant == trace.headers.tenant => {
-                    if let Some(book) = &trace.book {
-                        book.paused();
-                    }
-                    control::hold(&trace);
-                }
-                Ok(_) => drop(control::release(&trace)),
-                Err(error) => {
-                    tracing::warn!(flow = %self.flow(), trace = %trace.id, %error, "a pause could not be read");
-                }
-            }
-        }
-    }
-
     // --- what a person retries ---------------------------------------------------------------
 
     /// Takes up parked traces that somebody retries: what was in doubt is run again.
@@ -594,11 +540,10 @@ impl Opener {
         let live = parked.live.clone();
         let found = ledger.found_in(uid, parked).map_err(|error| text(&error))?;
         let now = ledger.store().clock().wall();
-        let resumed = ledger.resumed(uid, &live, found, now, false);
-        drop(reserved);
-        match resumed {
+        match ledger.resumed(uid, &live, found, now, false) {
             Ok(resumed) => {
                 if let Some((trace, payload)) = self.shared.restore_live(resumed) {
+                    reserved.fulfilled(&trace);
                     self.shared.take_up(&trace, payload).await;
                 }
             }

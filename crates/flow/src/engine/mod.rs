@@ -17,6 +17,7 @@ mod inbox;
 mod index;
 mod joins;
 mod keeper;
+mod pauses;
 mod pen;
 mod reader;
 mod restore;

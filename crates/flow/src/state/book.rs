@@ -1,12 +1,6 @@
 //! What a running trace knows of its records in the store.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
@@ -26,8 +20,6 @@ pub(crate) struct Book {
     pub tenant: Tenant,
     /// Steps of nodes that the flow no longer has.
     pub orphans: Vec<Key>,
-    /// Whether there may be a record that says that it is paused.
-    paused: AtomicBool,
     pages: Mutex<Pages>,
 }
 
@@ -39,6 +31,19 @@ struct Pages {
     open: Vec<StepAt>,
     /// What was yielded.
     values: Vec<Box<RawValue>>,
+    pause: Pause,
+}
+
+/// The record that says that a trace is paused. Anybody on the store may write it while the trace lives, so it may be
+/// heard of while the end is being written, or after.
+#[derive(Default)]
+struct Pause {
+    /// There may be one.
+    heard: bool,
+    /// It goes with the end.
+    goes: bool,
+    /// The end is on disk.
+    ended: bool,
 }
 
 /// What an earlier life left of a trace.
@@ -73,25 +78,37 @@ impl Book {
         let pages = Pages {
             steps: found.steps.into_iter().map(known).collect(),
             open,
-            values: Vec::new(),
+            ..Pages::default()
         };
         Self {
             uid,
             trace,
             tenant,
             orphans: found.orphans,
-            paused: AtomicBool::new(false),
             pages: Mutex::new(pages),
         }
     }
 
-    /// There may be a record that says that it is paused.
-    pub(crate) fn paused(&self) {
-        self.paused.store(true, Ordering::Relaxed);
+    /// There may be a record that says that it is paused. False if the end is on disk: then it is to be removed by whoever
+    /// heard of it; otherwise by whoever writes the end.
+    pub(crate) fn paused(&self) -> bool {
+        let mut pages = self.pages.lock();
+        pages.pause.heard = true;
+        !pages.pause.ended
     }
 
-    pub(crate) fn was_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
+    /// The end is written now. Whether the record of a pause goes with it.
+    pub(crate) fn ends(&self) -> bool {
+        let mut pages = self.pages.lock();
+        pages.pause.goes = pages.pause.heard;
+        pages.pause.goes
+    }
+
+    /// The end is on disk. Whether a pause was heard of too late to go with it.
+    pub(crate) fn ended(&self) -> bool {
+        let mut pages = self.pages.lock();
+        pages.pause.ended = true;
+        pages.pause.heard && !pages.pause.goes
     }
 
     pub(crate) fn known(&self, at: StepAt) -> Known {

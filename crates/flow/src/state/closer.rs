@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use volary_kernel::{Name, Uid};
+use volary_kernel::{Name, TraceId, Uid};
 use volary_store::{Batch, StoreError};
 
 use super::{book::Book, ledger::Ledger, record::ParkedRecord};
@@ -194,7 +194,13 @@ async fn close(ledger: &Ledger, group: Vec<Close>) {
         }
     }
     match ledger.persist(|| batch(ledger, &prepared)).await {
-        Ok(()) => prepared.into_iter().for_each(|(job, _)| closed(job)),
+        Ok(()) => {
+            // Everybody is told before anything else is done.
+            let told = prepared.into_iter().filter_map(|(job, _)| closed(job));
+            for trace in told.collect::<Vec<_>>() {
+                ledger.remove_late_pause(trace).await;
+            }
+        }
         Err(StoreError::TooLarge { .. } | StoreError::Invalid(_)) => {
             for job in prepared {
                 close_one(ledger, job).await;
@@ -215,7 +221,7 @@ async fn close_one(ledger: &Ledger, job: Prepared) {
     let end = ledger.persist(|| batch(ledger, &job)).await;
     let [(job, _)] = job;
     match (end, job) {
-        (Ok(()), job) => closed(job),
+        (Ok(()), job) => remove_late(ledger, closed(job)).await,
         (Err(error), Close::End(mut end)) => {
             // What it yielded cannot be stored; that it failed for that can.
             end.book.drop_values();
@@ -225,7 +231,7 @@ async fn close_one(ledger: &Ledger, job: Prepared) {
             let [(job, _)] = job;
             match (again, job) {
                 (Err(error), Close::End(end)) => end.lost(&error.to_string()),
-                (_, job) => closed(job),
+                (_, job) => remove_late(ledger, closed(job)).await,
             }
         }
         (Err(error), _) => {
@@ -234,9 +240,17 @@ async fn close_one(ledger: &Ledger, job: Prepared) {
     }
 }
 
-fn closed(job: Close) {
-    if let Close::End(end) = job {
-        end.written();
+/// It is on disk. The trace, if a pause of it came too late to go with its end.
+fn closed(job: Close) -> Option<TraceId> {
+    let Close::End(end) = job else { return None };
+    let late = end.book.ended().then_some(end.book.trace);
+    end.written();
+    late
+}
+
+async fn remove_late(ledger: &Ledger, pause: Option<TraceId>) {
+    if let Some(trace) = pause {
+        ledger.remove_late_pause(trace).await;
     }
 }
 

@@ -10,7 +10,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use volary_kernel::{Name, Timestamp, TraceId, Uid};
+use volary_kernel::{Name, Timestamp, Uid};
 use volary_store::{
     Batch, Entry, Expect, Key, NewItem, QueueError, Record, SharedStore, StoreError,
 };
@@ -19,8 +19,7 @@ use super::{
     DurableConfig,
     book::{Book, Found, StepAt},
     record::{
-        self, Deed, KeptRecord, Keys, LiveRecord, ParkedRecord, ParkedStep, PauseRecord,
-        StepRecord, VERSION,
+        self, Deed, KeptRecord, Keys, LiveRecord, ParkedRecord, ParkedStep, StepRecord, VERSION,
     },
 };
 use crate::{
@@ -79,7 +78,7 @@ pub(crate) struct Loaded {
     pub kept: Vec<Kept>,
     /// Traces whose payload cannot be read any more, and why.
     pub unreadable: Vec<(Arc<Book>, String)>,
-    /// Steps of traces that have ended.
+    /// Steps and pauses of traces that have ended.
     pub garbage: Vec<Key>,
 }
 
@@ -117,7 +116,7 @@ impl Ledger {
         first.map_or_else(|| self.plan.name.clone(), |node| self.node(node).clone())
     }
 
-    fn wall(&self) -> Timestamp {
+    pub(super) fn wall(&self) -> Timestamp {
         self.store().clock().wall()
     }
 
@@ -362,7 +361,7 @@ impl Ledger {
         for key in &book.orphans {
             tx.delete(key.clone(), Expect::Any);
         }
-        if book.was_paused() {
+        if book.ends() {
             tx.delete(self.keys.pause(book.trace)?, Expect::Any);
         }
         if let Some(parked) = parked {
@@ -393,45 +392,6 @@ impl Ledger {
         tx.delete(self.keys.live(book.uid)?, Expect::Any);
         tx.append(self.entry("flow.revoked", book, None, &[])?);
         Ok(())
-    }
-
-    /// Adds to `tx` that a trace was paused or resumed by whoever runs it.
-    pub(crate) fn add_pause(
-        &self,
-        tx: &mut Batch,
-        book: &Book,
-        paused: bool,
-    ) -> Result<(), StoreError> {
-        let key = self.keys.pause(book.trace)?;
-        if paused {
-            let pause = PauseRecord {
-                v: VERSION,
-                tenant: book.tenant.clone(),
-                at: self.wall(),
-            };
-            tx.put(key, record::encode(&pause)?, Expect::Any);
-        } else {
-            tx.delete(key, Expect::Any);
-        }
-        let kind = if paused {
-            "flow.paused"
-        } else {
-            "flow.resumed"
-        };
-        tx.append(self.entry(kind, book, None, &[])?);
-        Ok(())
-    }
-
-    /// Whose pause a record is, if it is there.
-    pub(crate) async fn pause_of(
-        &self,
-        key: &Key,
-    ) -> Result<Option<(PauseRecord, u64)>, StoreError> {
-        let Some(record) = self.store().get(key).await? else {
-            return Ok(None);
-        };
-        let pause = record::decode(&record.key, &record.value)?;
-        Ok(Some((pause, record.version)))
     }
 
     /// Where what is in doubt waits for a person, and comes back from.
@@ -489,7 +449,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn entry(
+    pub(super) fn entry(
         &self,
         kind: &'static str,
         book: &Book,
@@ -541,13 +501,7 @@ impl Ledger {
             Ok(())
         })
         .await?;
-        let mut paused = std::collections::HashSet::new();
-        each(self.store(), &self.keys.pauses, |record| {
-            let trace: Option<TraceId> = record::end_of(&record.key, &self.keys.pauses);
-            paused.insert(trace.ok_or_else(|| corrupt(&record.key))?);
-            Ok(())
-        })
-        .await?;
+        let mut paused = self.pauses().await?;
         let mut loaded = Loaded::default();
         let now = self.wall();
         each(self.store(), &self.keys.live, |record| {
@@ -555,7 +509,7 @@ impl Ledger {
                 record::end_of(&record.key, &self.keys.live).ok_or_else(|| corrupt(&record.key))?;
             let live: LiveRecord = record::decode(&record.key, &record.value)?;
             let found = steps.remove(&uid).unwrap_or_default();
-            let is_paused = paused.contains(&live.trace);
+            let is_paused = paused.remove(&live.trace).is_some();
             match self.resumed(uid, &live, found, now, is_paused) {
                 Ok(resumed) => loaded.live.push(resumed),
                 Err(unreadable) => loaded.unreadable.push(unreadable),
@@ -570,6 +524,10 @@ impl Ledger {
                     .push(self.keys.step(uid, self.node(node), step)?);
             }
             loaded.garbage.extend(found.orphans);
+        }
+        // Nobody else ends traces of this flow: what is paused and does not live has ended.
+        for trace in paused.into_keys() {
+            loaded.garbage.push(self.keys.pause(trace)?);
         }
         each(self.store(), &self.keys.kept, |record| {
             loaded.kept.push(self.kept(&record, now)?);
@@ -589,7 +547,7 @@ impl Ledger {
     ) -> Result<Resumed, (Arc<Book>, String)> {
         let book = Arc::new(Book::found(uid, live.trace, live.tenant.clone(), found));
         if paused {
-            book.paused();
+            let _it_has_not_ended = book.paused();
         }
         let payload = self.durable.input.decode(live.payload.get().as_bytes());
         let payload = payload.map_err(|error| (book.clone(), error.to_string()))?;
@@ -644,7 +602,7 @@ pub(crate) fn of_queue(error: QueueError) -> StoreError {
     }
 }
 
-fn corrupt(key: &Key) -> StoreError {
+pub(super) fn corrupt(key: &Key) -> StoreError {
     StoreError::Corrupt {
         what: format!("record `{key}` is no record of a flow"),
         seq: None,

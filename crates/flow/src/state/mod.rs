@@ -14,6 +14,7 @@ pub(crate) mod ledger;
 pub(crate) mod once;
 pub(crate) mod owner;
 pub(crate) mod pause;
+mod paused;
 pub(crate) mod record;
 mod recorder;
 

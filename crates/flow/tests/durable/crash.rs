@@ -20,14 +20,14 @@ use volary_store::{Filter, Queues, Seq, SharedStore, SqliteConfig, SqliteStore, 
 
 const DIRECTORY: &str = "VOLARY_TEST_FLOW_DIRECTORY";
 const DRAIN: &str = "VOLARY_TEST_FLOW_DRAIN";
-const KEY: &str = "key.pk8";
+pub const KEY: &str = "key.pk8";
 const EFFECTS: &str = "effects";
 
 #[expect(
     clippy::disallowed_methods,
     reason = "tests are told by the environment what to do and how much"
 )]
-fn told(name: &str) -> Option<PathBuf> {
+pub fn told(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
 
@@ -92,7 +92,7 @@ fn orders(directory: PathBuf) -> Flow<u64, Vec<u64>> {
     b.build_durable().unwrap()
 }
 
-fn say(line: String) {
+pub fn say(line: String) {
     // One write call, so a line is there whole or not at all.
     std::io::stdout()
         .write_all(format!("{line}\n").as_bytes())

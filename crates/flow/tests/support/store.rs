@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use volary_kernel::{Name, SharedClock};
@@ -27,7 +28,12 @@ pub struct Faulty {
     passes: AtomicI64,
     error: Mutex<StoreError>,
     refused: watch::Sender<u64>,
+    /// Done once, after the next commit.
+    pub after: Mutex<Option<After>>,
 }
+
+/// Something to do right after a commit, before its caller learns of it.
+pub type After = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
 impl Faulty {
     pub fn over(inner: SharedStore) -> Arc<Self> {
@@ -36,6 +42,7 @@ impl Faulty {
             passes: AtomicI64::new(-1),
             error: Mutex::new(StoreError::Closed),
             refused: watch::channel(0).0,
+            after: Mutex::default(),
         })
     }
 
@@ -81,7 +88,12 @@ impl Store for Faulty {
                 return Err(self.error.lock().clone());
             }
         }
-        self.inner.commit(batch).await
+        let after = self.after.lock().take();
+        let committed = self.inner.commit(batch).await;
+        if let Some(after) = after {
+            after().await;
+        }
+        committed
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
