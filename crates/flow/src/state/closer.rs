@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use volary_kernel::{Name, TraceId, Uid};
@@ -15,6 +16,8 @@ use crate::{
 
 /// Most ends of one commit.
 const GROUP: usize = 256;
+/// Commits under way from which on no more are begun.
+const GROUPS: usize = 4;
 
 /// Tells whoever waits.
 pub(crate) type Deliver = Box<dyn FnOnce(Outcome) + Send + Sync>;
@@ -29,6 +32,14 @@ pub(crate) enum Close {
     Revoke(Arc<Book>),
     /// It was paused, or resumed, in this process.
     Pause(Arc<Book>, bool),
+}
+
+impl Close {
+    /// Whether it may be written before, after and beside others: an end is read only once it is written, and of two that
+    /// concern one trace otherwise, one is a pause.
+    const fn has_no_order(&self) -> bool {
+        matches!(self, Self::End(_) | Self::Read(_))
+    }
 }
 
 /// The end of a trace.
@@ -139,27 +150,51 @@ impl Closer {
     }
 
     /// Writes what comes, until it is told that nothing more does.
+    ///
+    /// Several groups are under way at once: an end that comes while a group is being written does not wait for that. What
+    /// has to be written in its order waits for all before it, and is waited for.
     pub(crate) async fn run(&self, ledger: &Ledger) {
         let _gone = Gone(self);
+        let mut under_way = FuturesUnordered::new();
         loop {
-            let (mut all, finished) = {
-                let mut queue = self.queue.lock();
-                queue.busy = !queue.waiting.is_empty();
-                (std::mem::take(&mut queue.waiting), queue.finished)
-            };
-            if all.is_empty() {
+            let (mut all, finished) = self.take(under_way.len());
+            if all.is_empty() && under_way.is_empty() {
                 self.idle.notify_waiters();
                 if finished {
                     return;
                 }
-                self.news.notified().await;
-                continue;
             }
+            let some = !all.is_empty();
             while !all.is_empty() {
                 let rest = all.split_off(all.len().min(GROUP));
-                close(ledger, std::mem::replace(&mut all, rest)).await;
+                let group = std::mem::replace(&mut all, rest);
+                if group.iter().all(Close::has_no_order) {
+                    under_way.push(close(ledger, group));
+                } else {
+                    while under_way.next().await.is_some() {}
+                    close(ledger, group).await;
+                }
+            }
+            if some && under_way.is_empty() {
+                continue;
+            }
+            tokio::select! {
+                Some(()) = under_way.next() => {}
+                () = self.news.notified() => {}
             }
         }
+    }
+
+    /// What waits, if it can be written now; and whether nothing more comes.
+    fn take(&self, under_way: usize) -> (Vec<Close>, bool) {
+        let mut queue = self.queue.lock();
+        let all = if under_way < GROUPS {
+            std::mem::take(&mut queue.waiting)
+        } else {
+            Vec::new()
+        };
+        queue.busy = under_way > 0 || !all.is_empty();
+        (all, queue.finished)
     }
 
     /// Waits until all that was pushed before is written, or cannot be.

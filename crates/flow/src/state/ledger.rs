@@ -146,7 +146,8 @@ impl Ledger {
         tx.put(
             self.keys.live(book.uid)?,
             record::encode(&live)?,
-            Expect::Absent,
+            // Its id is new: there is none.
+            Expect::Any,
         );
         tx.append(self.entry("flow.accepted", book, None, &[])?);
         Ok(tx)
