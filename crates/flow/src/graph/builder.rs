@@ -222,6 +222,9 @@ impl<In: Value, Out: Value> FlowBuilder<In, Out> {
     }
 
     /// Bounds each edge into a node: most messages that wait there, per tenant; of an ingress also most emitted ones.
+    ///
+    /// A message gives its place up when its attempt begins. One that fails and is tried again comes back past the bound, so
+    /// where a node retries, up to its concurrency more may wait of each tenant.
     pub fn queue<I, O>(&mut self, node: NodeRef<I, O>, bound: usize) -> &mut Self {
         if let Some(ix) = self.place(node, "set the queue of")
             && self.sketch.nodes[ix].queue.replace(bound).is_some()

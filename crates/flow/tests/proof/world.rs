@@ -106,7 +106,13 @@ impl World {
                 .iter()
                 .filter(|from| from.next.contains(&at));
             let edges = leads.count() + ingress;
-            let most = edges * node.queue * crate::spec::TENANTS.len();
+            // Of each tenant: a message gives its place up when its attempt begins, and comes back when it is tried again.
+            let again = if node.retries > 0 {
+                node.concurrency
+            } else {
+                0
+            };
+            let most = (edges * node.queue + again) * crate::spec::TENANTS.len();
             // What goes round, or is resumed, goes past the bounds: it was admitted before.
             if strict && !node.kind.is_join() && depth.queued > most {
                 self.wrong(format!("{} wait for {name}, of {most}", depth.queued));
