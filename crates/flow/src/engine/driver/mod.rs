@@ -231,8 +231,10 @@ impl Stage {
     fn read_clock(&mut self) {
         let before = self.now;
         self.now = self.shared.now();
-        let each = (self.now - before) / self.since_reading.max(1);
-        self.one_by_one = self.since_reading > 0 && each > SHORT;
+        if self.since_reading > 0 {
+            let each = (self.now - before) / self.since_reading;
+            self.one_by_one = each > SHORT;
+        }
         self.since_reading = 0;
         let now = self.now.as_nanos().max(1);
         self.me.busy_since.store(now, Ordering::Relaxed);

@@ -481,6 +481,10 @@ impl Stage {
             let _its_drop_may_panic = contained(|| drop((ended, head.saved)));
             return None;
         }
+        if at_once && !matches!(ended, Ended::Returned(Ok(_))) {
+            // Not longer ago than some short attempts: a failure shows no less than it took.
+            self.read_clock();
+        }
         let (failure, error) = match ended {
             Ended::Returned(Ok(step)) => {
                 self.report(local, &head, None);
