@@ -139,6 +139,7 @@ fn opaque(messages: usize) -> Outgoing {
         frame: frame.freeze(),
         count: messages,
         durable: None,
+        connection: None,
     }
 }
 
@@ -152,6 +153,7 @@ fn sealed_frame(agent: &Identity, messages: &[Message]) -> Result<Outgoing, Fail
         frame: seal(agent, messages)?,
         count: messages.len(),
         durable: None,
+        connection: None,
     })
 }
 

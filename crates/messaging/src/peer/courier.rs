@@ -118,10 +118,12 @@ struct Run {
     busy: FuturesUnordered<BoxFuture<'static, Step>>,
     lending: bool,
     in_hand: usize,
+    /// The connection that frames go over.
+    connection: Option<u64>,
     /// Frames without an answer yet.
     on_the_way: usize,
-    /// A frame was lost with the link. Nothing is sent until all others of its time are accounted for too, so that what
-    /// goes again goes in its order.
+    /// A frame was lost with its connection, or is about to be. Nothing is sent until all others of its time are accounted
+    /// for too, so that what goes again goes in its order.
     broken: bool,
     /// What is being lent was chosen while some of it was still on its way.
     stale: bool,
@@ -130,6 +132,18 @@ struct Run {
     said: Option<bytes::Bytes>,
     /// When that is looked at again, because it could not be taken.
     again_at: Option<Mono>,
+}
+
+impl Run {
+    /// Frames go over this connection from now on. What went over another one may be lost, and the next connection may
+    /// be there before that is known: nothing goes over it until everything is accounted for.
+    fn over(&mut self, connection: Option<u64>) {
+        if self.connection != connection {
+            self.connection = connection;
+            self.broken = self.on_the_way > 0;
+            self.stale |= self.lending;
+        }
+    }
 }
 
 impl Courier {
@@ -146,6 +160,7 @@ impl Courier {
         loop {
             beat.beat();
             let now = state.borrow_and_update().clone();
+            run.over(connection(&now));
             let up = self.look(&mut run, &now).await;
             if up && !run.lending && !run.broken && run.in_hand < IN_HAND {
                 self.lend(&mut run);
@@ -225,9 +240,9 @@ impl Courier {
             Step::Lent(loans) => {
                 run.lending = false;
                 let stale = std::mem::take(&mut run.stale);
-                let up = matches!(*self.wire.state().borrow(), LinkState::Connected { .. });
                 let loans = loans?;
-                if up && !run.broken && !stale {
+                let now = connection(&self.wire.state().borrow());
+                if now.is_some() && now == run.connection && !run.broken && !stale {
                     self.send(run, loans);
                 }
             }
@@ -235,7 +250,7 @@ impl Courier {
                 run.on_the_way -= 1;
                 if answers.is_err() {
                     run.broken = true;
-                    run.stale = run.lending;
+                    run.stale |= run.lending;
                 }
                 self.settle(run, sent, answers);
                 run.broken &= run.on_the_way > 0;
@@ -357,6 +372,7 @@ impl Courier {
             frame,
             count,
             durable: Some(durable),
+            connection: run.connection,
         });
         // Polled at once, so that frames find their place in the window in the order in which they were made.
         let early = answers.as_mut().now_or_never();
@@ -552,6 +568,14 @@ impl Courier {
 
 /// How often a courier whose link is down looks for what has waited too long: a quarter of the time to give up.
 const TICK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The connection that there is.
+const fn connection(state: &LinkState) -> Option<u64> {
+    match state {
+        LinkState::Connected { connection, .. } => Some(*connection),
+        LinkState::Connecting { .. } | LinkState::Failed { .. } => None,
+    }
+}
 
 /// How long to wait until the same may be taken; nothing for a last word.
 fn wait_of(answer: &Answer) -> Option<Duration> {

@@ -165,7 +165,7 @@ pub(super) async fn run(
                         tracing::warn!(%sender, "at-most-once messages of a sender without a key here are dropped");
                         continue;
                     };
-                    let sent = wire.send(Outgoing { frame, count: fate.count, durable: None });
+                    let sent = wire.send(Outgoing { frame, count: fate.count, durable: None, connection: None });
                     on_the_way.push(async move { fate.learn(sent.await) });
                 }
             }

@@ -46,6 +46,7 @@ async fn nothing_goes_to_a_peer_for_a_tenant_that_is_not_agreed_any_more() {
     // What waits is not sent, but parked where a person sees it.
     let sent = Arc::new(AtomicUsize::new(0));
     let (state, up) = watch::channel(LinkState::Connected {
+        connection: 1,
         since: node.clock.wall(),
         name: b.name.clone(),
         incarnation: 1,

@@ -40,6 +40,7 @@ async fn wire(near: &Who, far: &Node) -> (Wire, watch::Sender<LinkState>) {
     let (peer, said) = (near.spec(), near.introduction(&far.clock));
     (reception.introduced)(peer.clone(), said).await.unwrap();
     let state = watch::Sender::new(LinkState::Connected {
+        connection: 1,
         since: far.clock.wall(),
         name: far.who.name.clone(),
         incarnation: 1,
@@ -253,6 +254,7 @@ async fn a_courier_that_hangs_is_seen_in_health_and_a_peer_that_is_down_is_not()
     stuck.store(true, Ordering::Relaxed);
     let other = Who::new("b", &[("r2", &["work"])]);
     state.send_replace(LinkState::Connected {
+        connection: 2,
         since: clock.wall(),
         name: b.name.clone(),
         incarnation: 2,

@@ -205,13 +205,14 @@ impl Node {
 
     /// Everything in the journal of these kinds.
     pub async fn journal(&self, kind: &str) -> Vec<JournalRow> {
+        self.rows(&Filter::kind(kind)).await
+    }
+
+    /// Everything in the journal that passes.
+    pub async fn rows(&self, filter: &Filter) -> Vec<JournalRow> {
         let (mut rows, mut from) = (Vec::new(), Seq::FIRST);
         loop {
-            let page = self
-                .store
-                .read(from, &Filter::kind(kind), 4096)
-                .await
-                .unwrap();
+            let page = self.store.read(from, filter, 4096).await.unwrap();
             rows.extend(page.rows);
             if page.end {
                 return rows;
@@ -243,10 +244,21 @@ pub fn memory(node: &str, clock: SharedClock) -> SharedStore {
 }
 
 /// Whether the full size of the tests is asked for: `VOLARY_TEST_FULL=1`.
+pub fn is_full() -> bool {
+    told("VOLARY_TEST_FULL").is_some()
+}
+
+/// What a test is told by whoever runs it.
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests may be asked for their full size"
+    reason = "tests may be asked for another size"
 )]
-pub fn is_full() -> bool {
-    std::env::var_os("VOLARY_TEST_FULL").is_some()
+pub fn told(what: &str) -> Option<String> {
+    std::env::var(what).ok()
+}
+
+/// Says how far a long test is, or how to run it again.
+#[expect(clippy::print_stderr, reason = "a long test shows how far it is")]
+pub fn say(what: std::fmt::Arguments<'_>) {
+    eprintln!("{what}");
 }

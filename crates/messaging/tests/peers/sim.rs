@@ -24,20 +24,41 @@ use volary_store::{
 
 /// Numbers that follow from a seed (SplitMix64).
 #[derive(Clone)]
-pub struct Dice(Arc<Mutex<u64>>);
+pub struct Dice(Arc<Mutex<Cup>>);
+
+struct Cup {
+    state: u64,
+    rolls: u64,
+    /// The one roll that comes out otherwise.
+    loaded: Option<u64>,
+}
 
 impl Dice {
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(seed)))
+        Self::loaded(seed, None)
+    }
+
+    /// As [`Dice::new`], but for one roll that has nothing to do with the seed.
+    pub fn loaded(seed: u64, loaded: Option<u64>) -> Self {
+        Self(Arc::new(Mutex::new(Cup {
+            state: seed,
+            rolls: 0,
+            loaded,
+        })))
+    }
+
+    pub fn rolls(&self) -> u64 {
+        self.0.lock().rolls
     }
 
     pub fn roll(&self) -> u64 {
-        let mut state = self.0.lock();
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = *state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let mut cup = self.0.lock();
+        cup.rolls += 1;
+        cup.state = cup.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        if cup.loaded == Some(cup.rolls) {
+            return !mixed(cup.state);
+        }
+        mixed(cup.state)
     }
 
     pub fn below(&self, limit: u64) -> u64 {
@@ -53,6 +74,39 @@ impl Dice {
         if !wait.is_zero() {
             clock::sleep(wait).await;
         }
+    }
+}
+
+const fn mixed(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// What happened, and when.
+#[derive(Clone)]
+pub struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    clock: SharedClock,
+    begun: Mono,
+}
+
+impl Log {
+    pub fn new(clock: SharedClock) -> Self {
+        Self {
+            lines: Arc::default(),
+            begun: clock.mono(),
+            clock,
+        }
+    }
+
+    pub fn say(&self, what: impl std::fmt::Display) {
+        let at = self.clock.mono() - self.begun;
+        self.lines.lock().push(format!("{at:?} {what}"));
+    }
+
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.lines.lock())
     }
 }
 
@@ -97,10 +151,10 @@ impl Store for Slow {
     async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
         let committed = {
             let _first_come = self.line.lock().await;
-            self.dice.pause(400).await;
+            self.dice.pause(4_000).await;
             self.inner.commit(batch).await
         };
-        self.dice.pause(400).await;
+        self.dice.pause(4_000).await;
         committed
     }
 
@@ -144,8 +198,8 @@ impl Store for Slow {
 }
 
 type Frame = (Outgoing, oneshot::Sender<Vec<Answer>>);
-/// The near end of a connection, and word of its end.
-type Near = (mpsc::UnboundedSender<Frame>, CancellationToken);
+/// A connection: its number, its near end, and word of its end.
+type Near = (u64, mpsc::UnboundedSender<Frame>, CancellationToken);
 
 /// The far end of the network: who takes frames in, if anybody lives there.
 pub type Far = Arc<Mutex<Option<(PeerSpec, Bytes, Reception, Bytes)>>>;
@@ -155,7 +209,7 @@ pub struct Network {
     pub dice: Dice,
     pub tasks: Supervisor,
     pub far: Far,
-    pub log: Arc<Mutex<Vec<String>>>,
+    pub log: Log,
     current: Arc<Mutex<Option<Near>>>,
     state: watch::Sender<LinkState>,
     connections: Mutex<u64>,
@@ -175,39 +229,47 @@ fn channel() -> (mpsc::UnboundedSender<Frame>, mpsc::UnboundedReceiver<Frame>) {
 }
 
 impl Network {
-    pub fn new(dice: Dice) -> Self {
+    pub fn new(dice: Dice, log: Log) -> Self {
         Self {
             dice,
             tasks: Supervisor::new(),
             far: Arc::default(),
-            log: Arc::default(),
+            log,
             current: Arc::default(),
             state: watch::channel(DOWN).0,
             connections: Mutex::new(0),
         }
     }
 
-    pub fn say(&self, what: impl Into<String>) {
-        self.log.lock().push(what.into());
+    pub fn say(&self, what: impl std::fmt::Display) {
+        self.log.say(what);
     }
 
     /// What a courier holds.
     pub fn wire(&self) -> Wire {
-        let current = self.current.clone();
+        let (current, dice) = (self.current.clone(), self.dice.clone());
         let send = move |outgoing: Outgoing| -> futures_util::future::BoxFuture<'static, _> {
-            let current = current.clone();
+            let (current, dice) = (current.clone(), dice.clone());
             // The place in line is that of the first poll.
             Box::pin(async move {
                 let connection = current.lock().clone();
-                let Some((connection, end)) = connection else {
+                let Some((number, connection, end)) = connection else {
                     return Err(LinkError::NotConnected);
                 };
+                if outgoing.connection.is_some_and(|wanted| wanted != number) {
+                    return Err(LinkError::NotConnected);
+                }
                 let (reply, answers) = oneshot::channel();
                 connection
                     .send((outgoing, reply))
                     .map_err(|_| LinkError::Down)?;
                 let answered = end.run_until_cancelled(answers).await;
-                answered.and_then(Result::ok).ok_or(LinkError::Down)
+                let answered = answered.and_then(Result::ok);
+                if answered.is_none() {
+                    // Frames of one connection learn of its end one by one, some when the next is up.
+                    dice.pause(20_000).await;
+                }
+                answered.ok_or(LinkError::Down)
             })
         };
         Wire::new(send, self.state.subscribe())
@@ -231,9 +293,9 @@ impl Network {
             *connections += 1;
             *connections
         };
-        self.say(format!("up {number}"));
+        self.say(format_args!("up {number}"));
         let (sender, frames) = channel();
-        *self.current.lock() = Some((sender, CancellationToken::new()));
+        *self.current.lock() = Some((number, sender, CancellationToken::new()));
         let log = (number, self.log.clone());
         let carry = carry(frames, dialer, reception, self.dice.clone(), log);
         self.tasks
@@ -242,6 +304,7 @@ impl Network {
                 Ok(())
             });
         self.state.send_replace(LinkState::Connected {
+            connection: number,
             since: Timestamp::default(),
             name: dialer_name(),
             incarnation: number,
@@ -251,7 +314,7 @@ impl Network {
 
     /// Ends the connection: what is on its way may still arrive, answers do not.
     pub fn cut(&self) {
-        if let Some((_, end)) = self.current.lock().take() {
+        if let Some((_, _, end)) = self.current.lock().take() {
             end.cancel();
             self.say("cut");
             self.state.send_replace(DOWN);
@@ -269,7 +332,7 @@ async fn carry(
     peer: PeerSpec,
     reception: Reception,
     dice: Dice,
-    (number, log): (u64, Arc<Mutex<Vec<String>>>),
+    (number, log): (u64, Log),
 ) {
     let mut answers = FuturesOrdered::new();
     loop {
@@ -282,7 +345,7 @@ async fn carry(
                 if reply.is_closed() && dice.chance(50) {
                     break;
                 }
-                dice.pause(3_000).await;
+                dice.pause(20_000).await;
                 let registry = (reception.trust)(&peer);
                 let opened = frame::open(&outgoing.frame, Trust::Registry(&registry));
                 let texts: Vec<_> = match &opened {
@@ -303,12 +366,12 @@ async fn carry(
                 };
                 let dice = dice.clone();
                 let (log, texts) = (log.clone(), texts);
-                log.lock().push(format!("{number} brings {texts:?}"));
+                log.say(format_args!("{number} brings {texts:?}"));
                 answers.push_back(async move {
                     let answered = answered.await;
                     let words: Vec<_> = answered.iter().map(Admission::label).collect();
-                    log.lock().push(format!("{number} answers {texts:?} {words:?}"));
-                    dice.pause(3_000).await;
+                    log.say(format_args!("{number} answers {texts:?} {words:?}"));
+                    dice.pause(20_000).await;
                     // Who cut the connection is gone.
                     let _ = reply.send(answered);
                 });

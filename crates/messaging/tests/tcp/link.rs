@@ -371,6 +371,39 @@ async fn a_peer_that_started_again_replaces_its_former_connections() {
 }
 
 #[tokio::test]
+async fn a_frame_for_another_connection_does_not_leave() {
+    let (a, b) = pair();
+    let (answer, _) = deliver();
+    let net = pipes();
+    let (listener, book) = listen(&b, &[&a], TcpLimits::default(), net.clone(), answer).await;
+    let link = connect(&a, &b, &listener, &net).await;
+    let number = |state: &LinkState| match state {
+        LinkState::Connected { connection, .. } => Some(*connection),
+        _ => None,
+    };
+    let bound = |connection| Outgoing {
+        connection,
+        ..a.frame([1])
+    };
+    let first = number(&link.state().borrow());
+    let delivered = Ok(vec![Admission::Delivered]);
+    assert_eq!(soon(link.send(bound(first))).await, delivered);
+    assert!(book.remove(&a.name));
+    let mut state = link.state();
+    soon(state.wait_for(|state| number(state) != first))
+        .await
+        .unwrap();
+    book.insert(a.spec()).unwrap();
+    soon(link.connected()).await.unwrap();
+    let second = number(&link.state().borrow());
+    assert_eq!(
+        soon(link.send(bound(first))).await,
+        Err(LinkError::NotConnected)
+    );
+    assert_eq!(soon(link.send(bound(second))).await, delivered);
+}
+
+#[tokio::test]
 async fn more_than_a_window_waits_and_a_frame_that_is_too_large_does_not_leave() {
     let (a, b) = pair();
     let (answer, mut arrived) = deliver();
@@ -393,6 +426,7 @@ async fn more_than_a_window_waits_and_a_frame_that_is_too_large_does_not_leave()
         frame: Bytes::new(),
         count: 0,
         durable: None,
+        connection: None,
     };
     assert_eq!(link.send(none).await, Err(LinkError::Count { found: 0 }));
     let sends = (0..50).map(|n| link.send(a.frame([n])));

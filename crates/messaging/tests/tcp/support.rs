@@ -88,6 +88,7 @@ impl Side {
             frame: seal(&self.agent, &messages).unwrap(),
             count: messages.len(),
             durable: None,
+            connection: None,
         }
     }
 

@@ -169,6 +169,7 @@ impl Carrier {
                 frame,
                 count: messages.len(),
                 durable: None,
+                connection: None,
             },
             Err(error) => {
                 let problem = match error {

@@ -35,6 +35,7 @@ enum State {
 
 /// One connection's share.
 struct Open {
+    connection: u64,
     window: Arc<Window>,
     /// Nothing more gets in.
     closing: bool,
@@ -84,7 +85,7 @@ impl Gate {
     }
 
     /// Lets frames through to a connection, within what both sides take.
-    pub(super) fn open(&self, own: &Greeting, peer: &Greeting) {
+    pub(super) fn open(&self, connection: u64, own: &Greeting, peer: &Greeting) {
         let frames = own.window_frames.min(peer.window_frames).max(1);
         let bytes = own.window_bytes.min(peer.window_bytes).max(1);
         let mut state = self.state.lock();
@@ -92,6 +93,7 @@ impl Gate {
             return;
         }
         *state = State::Open(Open {
+            connection,
             window: Arc::new(Window {
                 frames: Arc::new(Semaphore::new(frames as usize)),
                 bytes: Arc::new(Semaphore::new(bytes as usize)),
@@ -149,7 +151,7 @@ impl Gate {
             .filter(|_| (1..=FRAME_MESSAGES_MAX).contains(&found))
             .filter(|_| orders.is_none_or(|orders| orders == found))
             .ok_or(LinkError::Count { found })?;
-        let window = self.window()?;
+        let window = self.window(outgoing.connection)?;
         let bytes = outgoing.frame.len();
         if bytes > window.frame_bytes {
             return Err(LinkError::TooLarge {
@@ -159,7 +161,7 @@ impl Gate {
         }
         let Some(room) = window.room(bytes).await else {
             // The connection ended meanwhile, or the link is closing.
-            self.window()?;
+            self.window(outgoing.connection)?;
             return Err(LinkError::NotConnected);
         };
         let (answer, answers) = oneshot::channel();
@@ -191,11 +193,15 @@ impl Gate {
         Ok(answers)
     }
 
-    fn window(&self) -> Result<Arc<Window>, LinkError> {
+    /// The window of the connection, if it is the one that is `wanted`.
+    fn window(&self, wanted: Option<u64>) -> Result<Arc<Window>, LinkError> {
         match &*self.state.lock() {
             State::Shut => Err(LinkError::NotConnected),
             State::Closed => Err(LinkError::Closed),
             State::Open(open) if open.closing => Err(LinkError::Closed),
+            State::Open(open) if wanted.is_some_and(|wanted| wanted != open.connection) => {
+                Err(LinkError::NotConnected)
+            }
             State::Open(open) => Ok(open.window.clone()),
         }
     }

@@ -101,6 +101,9 @@ pub struct Outgoing {
     pub count: usize,
     /// For messages that must not be lost; one order per message.
     pub durable: Option<Durable>,
+    /// Not over any other connection than this one: see [`LinkState::Connected`]. Who sends in order needs it, since what
+    /// was sent over the connection before may be lost.
+    pub connection: Option<u64>,
 }
 
 /// Why a frame has no answers.
@@ -109,7 +112,7 @@ pub enum LinkError {
     /// The connection ended before the answers came: the frame may have arrived.
     #[error("no answer before the connection ended")]
     Down,
-    /// There is no connection: the frame was not sent.
+    /// There is no connection, or not the one that was asked for: the frame was not sent.
     #[error("not connected")]
     NotConnected,
     /// The frame is larger than either side takes: it was not sent.
@@ -143,6 +146,8 @@ pub enum LinkState {
     },
     /// Connected: both sides proved who they are, and the peer accepted our greeting.
     Connected {
+        /// Which connection it is: no two of this process have the same number.
+        connection: u64,
         /// Since when (wall clock).
         since: Timestamp,
         /// What the peer calls itself.

@@ -1,6 +1,12 @@
 //! The task of a link: connects, greets, carries, and connects again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -26,6 +32,10 @@ use crate::transport::tcp::{
 const BATCH: usize = 64;
 /// Frames up to this size are copied behind their heads; larger ones are written from where they are.
 const COPY_MAX: usize = 32 * 1024;
+
+/// Numbers connections. One link may take another's place and be sent over by the same sender, so it is not one count for
+/// each link.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
 /// Everything the task needs.
 pub(super) struct Runner {
@@ -147,9 +157,11 @@ impl Runner {
             peer,
             own,
         } = connection;
-        self.gate.open(&own, &peer);
+        let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+        self.gate.open(number, &own, &peer);
         self.metrics.connected.inc();
         self.state.send_replace(LinkState::Connected {
+            connection: number,
             since: self.config.clock.wall(),
             name: peer.name,
             incarnation: peer.incarnation,
