@@ -336,7 +336,7 @@ fn chosen(
 }
 
 /// The identities whose keys lie in the state folder: the agents', the node's, in whose name operators send, and the
-/// journal's: the node's first, with which operators sent before it got another.
+/// journal's, the node's first; and all of them that were replaced since.
 fn identities(state: &Path) -> Signers {
     let agents = fs::read_dir(state.join("keys/agents"));
     let agents = agents.into_iter().flatten().flatten();
@@ -345,7 +345,10 @@ fn identities(state: &Path) -> Signers {
     let paths = paths.chain([own.node_key(), own.journal_key()]);
     paths
         .filter(|path| path.extension().is_some_and(|kind| kind == "key"))
-        .filter_map(|path| Identity::load(&path).ok())
+        .flat_map(|path| {
+            let former = Identity::former(&path).unwrap_or_default();
+            former.into_iter().chain(Identity::load(&path))
+        })
         .collect()
 }
 

@@ -121,6 +121,33 @@ impl Identity {
         })
     }
 
+    /// The identities that were in `path` before, as [`Identity::rotate`] kept them beside it: those of them that can still be
+    /// loaded. They are believed no longer; what was said under them can be proven with them.
+    ///
+    /// # Errors
+    /// [`KeyFileError::Io`] when the folder can not be read.
+    pub fn former(path: &Path) -> Result<Vec<Self>, KeyFileError> {
+        let fail = |problem| KeyFileError::Io {
+            path: path.to_owned(),
+            problem,
+        };
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let is_former = |kept: &Path| {
+            let kept = kept.file_name().unwrap_or_default().as_encoded_bytes();
+            let rest = kept.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(b".") && rest.ends_with(b".old"))
+        };
+        let mut former = Vec::new();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for entry in fs::read_dir(folder).map_err(fail)? {
+            let kept = entry.map_err(fail)?.path();
+            if is_former(&kept) {
+                former.extend(Self::load(&kept));
+            }
+        }
+        Ok(former)
+    }
+
     /// Replaces the identity in `path` by a new one. The old key stays beside it as `PATH.<first 16 of its id>.old`, so
     /// that a crash in between loses no key; remove it once every peer has the statement that is returned.
     ///
@@ -254,5 +281,12 @@ mod tests {
             .path()
             .join(format!("agent.key.{}.old", &old.id().to_string()[..16]));
         assert_eq!(Identity::load(&kept).unwrap().id(), old.id());
+        // A second one leaves two; what is no key is not among them.
+        Identity::rotate(&path, Timestamp::from_micros(2)).unwrap();
+        fs::write(folder.path().join("agent.key.junk.old"), "junk").unwrap();
+        let mut former: Vec<_> = Identity::former(&path).unwrap();
+        former.sort_by_key(|one| one.id() != old.id());
+        let ids: Vec<_> = former.iter().map(Identity::id).collect();
+        assert_eq!(ids, [old.id(), new.id()]);
     }
 }

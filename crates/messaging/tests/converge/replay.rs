@@ -13,17 +13,17 @@ use volary_messaging::{
     Direction, EndpointSpec, Identity, InboxSpec, Inboxes, Local, Mailbox, Message, Replay,
     ReplayLog, ReplayQuery, Sender, Transport as _,
     agent::{Agent, AgentError, AgentRuntime, Cx, Decision, Rehearsal},
-    frame::{self, Trust},
+    frame::{self, SealedMessage, Trust},
     message::ContentType,
     replay::{
-        PlannedMessage, Position, Recording, ReplayError, ReplayRunner, Signers, Speed,
+        Imports, PlannedMessage, Position, Recording, ReplayError, ReplayRunner, Signers, Speed,
         verify::{Act, Added, verify_messages},
     },
     task::Task,
 };
 use volary_store::{
     Filter, MemoryConfig, MemoryStore, Queues, Seq, SharedStore,
-    journal::{ArchiveTrust, ExportError},
+    journal::{ArchiveTrust, ExportError, verify_export},
 };
 
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
@@ -508,6 +508,68 @@ async fn a_secret_and_an_unknown_agent_stop_a_replay_into_an_inbox() {
     let stopped = log.runner().replay(nobody).await.unwrap_err();
     assert!(stopped.to_string().contains("nobody"), "{stopped}");
     assert!(open.claim().await.is_empty());
+}
+
+/// Beyond the cases: what an agent said under keys that were replaced since is sealed at export, each with its own key, and
+/// proves itself after the import; the first, those in the middle, and the present one.
+#[tokio::test]
+async fn what_was_said_under_a_replaced_key_is_sealed_at_export_and_proven_after_import() {
+    let (log, _) = log();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.key");
+    let mut keys = vec![Identity::load_or_generate(&file).unwrap()];
+    let mut statements = Vec::new();
+    for n in 0..4u8 {
+        if n > 0 {
+            let (next, statement) = Identity::rotate(&file, second(n.into())).unwrap();
+            keys.push(next);
+            statements.push(statement);
+        }
+        let now = keys[usize::from(n)].clone();
+        let sender = Sender::new(now.id(), name("a"), Tenant::default());
+        let says = Speaker(now, sender).says(&[n], NOW);
+        log.record_outbound(&says).await.unwrap();
+    }
+    let (path, key) = (dir.path().join("log"), Identity::generate().unwrap());
+    let export = async |signers: Signers| {
+        let file = std::fs::File::create(&path).unwrap();
+        let query = ReplayQuery::default();
+        let key = key.signing_key();
+        log.export(&query, &key, &signers, file).await.unwrap();
+        std::fs::read_to_string(&path).unwrap()
+    };
+    let present = Identity::load(&file).unwrap();
+    let alone = export([present.clone()].into_iter().collect()).await;
+    assert_eq!(alone.matches("sealed_hex").count(), 1);
+    let all = Identity::former(&file).unwrap().into_iter();
+    let sealed = export(all.chain([present]).collect()).await;
+    assert_eq!(sealed.matches("sealed_hex").count(), 4);
+
+    let input = std::io::BufReader::new(std::fs::File::open(&path).unwrap());
+    let verified = verify_export(input, &key.public()).unwrap();
+    assert_eq!(verified.entries, 4);
+    let imports = Imports::new(dir.path().join("imports"));
+    let trust = ArchiveTrust::Key(key.public());
+    let imported = imports.import(&path, trust).unwrap();
+    let recording = imports.open(&imported.name).await.unwrap();
+    let page = recording.page(Seq::FIRST, &Filter::all(), 10).await;
+    let rows = page.unwrap().rows;
+    assert_eq!(rows.len(), 4);
+    // One who knows the first key only follows the statements to each of the others.
+    let mut known = keys[0].public();
+    for (n, row) in rows.iter().enumerate() {
+        if n > 0 {
+            let statement = &statements[n - 1];
+            statement.verify().unwrap();
+            assert_eq!(*statement.old(), known);
+            known = *statement.new_key();
+        }
+        let seal = SealedMessage::decode(row.sealed.as_ref().unwrap()).unwrap();
+        let message = seal.open(Trust::Key(&known)).unwrap();
+        assert_eq!(message.body()[..], [n as u8]);
+        let other = keys[(n + 1) % 4].public();
+        assert!(seal.open(Trust::Key(&other)).is_err());
+    }
 }
 
 /// Beyond the cases: an archive with any byte changed, cut off, or signed by another key is refused.
