@@ -265,6 +265,38 @@ impl Clock for ManualClock {
     }
 }
 
+/// Notices when somebody sets the wall clock: it has then run otherwise than the monotonic one.
+#[derive(Debug, Clone)]
+pub struct WallSteps {
+    ahead: i64,
+    least: Duration,
+}
+
+impl WallSteps {
+    /// Notices steps of at least `least`, from now on.
+    pub fn new(clock: &dyn Clock, least: Duration) -> Self {
+        let ahead = Self::ahead(clock);
+        Self { ahead, least }
+    }
+
+    /// Whether the wall clock was set since this was asked last.
+    pub fn stepped(&mut self, clock: &dyn Clock) -> bool {
+        let ahead = Self::ahead(clock);
+        let step = Duration::from_micros(ahead.abs_diff(self.ahead));
+        let is_step = step >= self.least;
+        if is_step {
+            self.ahead = ahead;
+        }
+        is_step
+    }
+
+    /// How far the wall clock is ahead of the monotonic one, in microseconds.
+    fn ahead(clock: &dyn Clock) -> i64 {
+        let mono = clock.mono().as_nanos() / 1000;
+        clock.wall().as_micros().saturating_sub_unsigned(mono)
+    }
+}
+
 /// Waits for `duration`. A paused tokio runtime skips the wait. Cancel-safe.
 #[expect(clippy::disallowed_methods, reason = "the one wrapped sleep")]
 pub async fn sleep(duration: Duration) {
@@ -299,6 +331,23 @@ mod tests {
         assert_eq!(at.to_string(), "2026-01-01T00:00:00.123456Z");
         assert_eq!(at.to_string().parse(), Ok(at));
         assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_once_and_time_that_passes_is_no_step() {
+        let clock = ManualClock::new(Timestamp::from_micros(1_000_000_000_000));
+        let mut steps = WallSteps::new(&clock, Duration::from_secs(10));
+        clock.advance(Duration::from_secs(3600));
+        assert!(!steps.stepped(&clock));
+        for by in [-20_000_000, 20_000_000] {
+            clock.jump_wall(Timestamp::from_micros(clock.wall().as_micros() + by));
+            assert!(steps.stepped(&clock));
+            assert!(!steps.stepped(&clock));
+        }
+        clock.jump_wall(clock.wall() + Duration::from_secs(9));
+        assert!(!steps.stepped(&clock));
+        clock.jump_wall(clock.wall() + Duration::from_secs(9));
+        assert!(steps.stepped(&clock), "small steps add up");
     }
 
     #[test]

@@ -87,6 +87,12 @@ pub enum Refusal {
     },
     /// The transport or inbox is shutting down.
     Closed,
+    /// Its sender has said that it is done with everything up to this message, and nothing is known of it here: an old one
+    /// is played again, or the sender's clock or store is behind what it was.
+    Settled {
+        /// The sender is done with every number below this one.
+        below: u64,
+    },
 }
 
 impl Admission {
@@ -114,7 +120,7 @@ impl Admission {
     }
 
     /// All words of [`Admission::label`].
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "delivered",
         "queued",
         "no_route",
@@ -130,6 +136,7 @@ impl Admission {
         "hook",
         "closed",
         "sent",
+        "settled",
     ];
 }
 
@@ -150,6 +157,8 @@ impl Refusal {
             Self::Invalid { .. } => 6,
             Self::Hook { .. } => 7,
             Self::Closed => 8,
+            // After `sent`, which is none of these.
+            Self::Settled { .. } => 10,
         }
     }
 
@@ -199,6 +208,9 @@ impl fmt::Display for Refusal {
             Self::Invalid { problem } => f.write_str(problem),
             Self::Hook { hook, problem } => write!(f, "hook `{hook}` failed: {problem}"),
             Self::Closed => f.write_str("the receiver is shutting down"),
+            Self::Settled { .. } => f.write_str(
+                "its sender was done with everything up to it, so it is not new; if it is, the clock or the state of the sender's node was set back",
+            ),
         }
     }
 }
@@ -260,6 +272,10 @@ mod tests {
             Admission::Refused(Refusal::Replay),
             r#"{"refused":{"why":"replay"}}"#,
         );
+        check(
+            Admission::Refused(Refusal::Settled { below: 7 }),
+            r#"{"refused":{"why":"settled","below":7}}"#,
+        );
         let full = Refusal::Full {
             what: "inbox of `a`".into(),
             retry_after: Duration::from_secs(1),
@@ -303,6 +319,8 @@ mod tests {
             (Admission::Refused(Refusal::Secret), "secret"),
             (Admission::Refused(hook), "hook"),
             (Admission::Refused(Refusal::Closed), "closed"),
+            (Admission::Sent, "sent"),
+            (Admission::Refused(Refusal::Settled { below: 7 }), "settled"),
         ] {
             assert_eq!(answer.label(), word);
         }

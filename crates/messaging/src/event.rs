@@ -74,6 +74,8 @@ pub mod kind {
     pub const INTRODUCED: &str = "peer.introduced";
     /// Something that a peer said of its agents was not taken.
     pub const OBJECTED: &str = "peer.objected";
+    /// A peer knows of a later life of this node than the present one: the clock or the state of this node was set back.
+    pub const BEHIND: &str = "peer.behind";
 }
 
 /// Which delivery an event is about.
@@ -189,6 +191,14 @@ pub enum Event<'a> {
         /// Those that were not, and why.
         objections: &'a [(String, String)],
     },
+    /// A peer takes new messages for old ones, since it knows of a later life of this node; they go again under later
+    /// numbers.
+    Behind {
+        /// The peer.
+        peer: &'a Name,
+        /// When that life began, by the clock of then.
+        known: Timestamp,
+    },
     /// Turned back. Nothing of its content is told.
     Refused {
         /// The message.
@@ -265,6 +275,7 @@ impl Event<'_> {
             Self::Identity(change) => change.kind(),
             Self::Introduced { objections: [], .. } => kind::INTRODUCED,
             Self::Introduced { .. } => kind::OBJECTED,
+            Self::Behind { .. } => kind::BEHIND,
         }
     }
 
@@ -359,6 +370,7 @@ impl Event<'_> {
             | Self::Unverified { .. }
             | Self::LeftOut { .. }
             | Self::Identity(_)
+            | Self::Behind { .. }
             | Self::Introduced { .. } => self.of_peer(),
         }
     }
@@ -403,6 +415,15 @@ impl Event<'_> {
             } => plain(
                 Tenant::default(),
                 json!({"v": BODY_VERSION, "peer": peer, "taken": taken, "objections": objections}),
+            ),
+            Self::Behind { peer, known } => plain(
+                Tenant::default(),
+                json!({
+                    "v": BODY_VERSION,
+                    "peer": peer,
+                    "known": known,
+                    "reason": "the clock or the state of this node was set back",
+                }),
             ),
             Self::Identity(change) => {
                 let (id, known, followed) = change.parts();

@@ -274,13 +274,10 @@ impl Seen {
         }))
     }
 
-    /// Whether a message of this number can not be new: its sender has said that it is done with it.
-    pub(crate) fn is_below(&self, pin: &Pin) -> bool {
-        let table = self.table.lock();
-        table
-            .peers
-            .get(&pin.peer)
-            .is_some_and(|peer| pin.order < peer.low)
+    /// The low mark of the peer, if a message of this number can not be new: its sender has said that it is done with it.
+    pub(crate) fn is_below(&self, pin: &Pin) -> Option<u64> {
+        let low = self.table.lock().peers.get(&pin.peer)?.low;
+        (pin.order < low).then_some(low)
     }
 
     /// Whether one more message of `peer` may be pinned.

@@ -230,9 +230,10 @@ impl Node {
             return Ok(());
         }
         let (core, base) = (self.core.clone(), &self.tasks.base);
+        let clock = core.clock.clone();
         base.spawn(
             TaskKind::new("introduction"),
-            Neighbours::renew(move || core.introduce(), base.token()),
+            Neighbours::renew(clock, move || core.introduce(), base.token()),
         );
         let beat = self.core.readiness.heartbeat("links", LOOP_SILENCE);
         let loops = neighbours::Loops::of([&self.tasks.couriers, &self.tasks.links]);

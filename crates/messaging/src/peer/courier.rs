@@ -17,13 +17,13 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use volary_kernel::{
-    clock::{self, Mono, SharedClock},
+    clock::{self, Mono, SharedClock, WallSteps},
     id::Name,
     metric::Counter,
     retry::Backoff,
     task::TaskResult,
 };
-use volary_store::{Batch, Committed, QueueError, SharedStore, StoreError, queue::Loan};
+use volary_store::{Batch, Committed, Queue, QueueError, SharedStore, StoreError, queue::Loan};
 
 use super::{Peer, Peers, Wire, outbox::Parcel};
 use crate::{
@@ -46,6 +46,8 @@ const FRAME_BYTES: usize = 512 * 1024;
 const IN_HAND: usize = 64 * FRAME;
 /// Longest a courier waits for something to send before it looks around.
 const IDLE: Duration = Duration::from_secs(60);
+/// By how much the clock is set before what a peer says of its agents is looked at again: descriptors hold for a time.
+const STEP: Duration = Duration::from_secs(10);
 /// When what a peer says of its agents is looked at again, if it could not be taken.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
 /// Waits of a sender whose messages the peer turns back again and again.
@@ -62,6 +64,7 @@ enum Step {
     Lent(Result<Vec<Loan>, QueueError>),
     Answered(Sent, Result<Vec<Answer>, LinkError>),
     Settled(usize, Result<Committed, StoreError>),
+    Outgrown(TaskResult),
 }
 
 /// A frame's messages that are on their way.
@@ -127,6 +130,8 @@ struct Run {
     broken: bool,
     /// What is being lent was chosen while some of it was still on its way.
     stale: bool,
+    /// What waits is being numbered anew: nothing is sent meanwhile.
+    outgrowing: bool,
     resting: HashMap<AgentId, Resting>,
     /// What the peer said of its agents last.
     said: Option<bytes::Bytes>,
@@ -155,14 +160,18 @@ impl Courier {
         let beat = self.peers.beat("peer-courier", &self.peer.config.spec.name);
         let mut run = Run::default();
         let mut state = self.wire.state();
+        let mut steps = WallSteps::new(&*self.clock, STEP);
         // When a link that is down is looked at next: it outlives the many changes of its state.
         let mut look_at = None;
         loop {
             beat.beat();
             let now = state.borrow_and_update().clone();
             run.over(connection(&now));
+            if steps.stepped(&*self.clock) {
+                run.said = None;
+            }
             let up = self.look(&mut run, &now).await;
-            if up && !run.lending && !run.broken && run.in_hand < IN_HAND {
+            if up && !run.lending && !run.broken && !run.outgrowing && run.in_hand < IN_HAND {
                 self.lend(&mut run);
             }
             let give_up = self.peer.config.give_up.filter(|_| !up);
@@ -254,6 +263,10 @@ impl Courier {
                 }
                 self.settle(run, sent, answers);
                 run.broken &= run.on_the_way > 0;
+            }
+            Step::Outgrown(done) => {
+                run.outgrowing = false;
+                done?;
             }
             Step::Settled(count, committed) => {
                 run.in_hand -= count;
@@ -410,9 +423,11 @@ impl Courier {
         };
         let mut tx = Batch::new();
         let (mut kept, mut later) = (Vec::new(), None);
-        let mut taken = false;
+        let (mut taken, mut behind) = (false, None);
         for (parcel, answer) in sent.parcels.into_iter().zip(answers) {
-            if let Some(wait) = wait_of(&answer) {
+            let below = self.behind(&parcel, &answer);
+            behind = behind.max(below);
+            if let Some(wait) = wait_of(&answer).or(below.map(|_| Duration::ZERO)) {
                 self.counters.later.inc();
                 let (longest, parcels) = later.get_or_insert((wait, Vec::new()));
                 *longest = (*longest).max(wait);
@@ -430,6 +445,45 @@ impl Courier {
             None => {}
         }
         self.commit(run, tx, kept);
+        if let Some(below) = behind {
+            self.outgrow(run, below);
+        }
+    }
+
+    /// The peer's mark, if it took a message for an old one only because it knows of a later life of this node.
+    fn behind(&self, parcel: &Parcel, answer: &Answer) -> Option<u64> {
+        let Admission::Refused(Refusal::Settled { below }) = answer else {
+            return None;
+        };
+        let queue = &self.peer.outbox.queue;
+        let is_behind = queue.is_behind(parcel.loan.number(), *below);
+        is_behind.then_some(*below)
+    }
+
+    /// Goes on with numbers above the peer's mark. What is on its way under the old ones is waited for, so that nothing
+    /// overtakes it.
+    fn outgrow(&self, run: &mut Run, below: u64) {
+        if run.outgrowing {
+            return;
+        }
+        run.outgrowing = true;
+        run.broken = run.on_the_way > 0;
+        run.stale |= run.lending;
+        let (queue, store) = (self.peer.outbox.queue.clone(), self.store.clone());
+        let peer = self.peer.config.spec.name.clone();
+        run.busy.push(Box::pin(async move {
+            let mut tx = Batch::new();
+            let outgrown = async {
+                if queue.outgrow(&mut tx, below).await? {
+                    let known = Queue::begun(below);
+                    tracing::warn!(%peer, %known, "a peer knows of a later life of this node: its clock or its state was set back; what is sent gets later numbers");
+                    tx.append(Event::Behind { peer: &peer, known }.record());
+                    store.commit(tx).await?;
+                }
+                Ok(())
+            };
+            Step::Outgrown(outgrown.await)
+        }));
     }
 
     /// Adds the last word on a message to `tx`.

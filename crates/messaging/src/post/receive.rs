@@ -133,9 +133,9 @@ impl Post {
             peer: from.peer.clone(),
             order,
         };
-        if self.seen.is_below(&pin) {
-            // Its sender was done with it: somebody plays an old frame again.
-            return Err(Refusal::Replay);
+        if let Some(below) = self.seen.is_below(&pin) {
+            // Its sender was done with it: somebody plays an old frame again, or its numbers have begun again too low.
+            return Err(Refusal::Settled { below });
         }
         if !self.seen.has_room(from.peer) {
             return Err(Refusal::Full {

@@ -172,7 +172,7 @@ async fn a_number_below_the_confirmed_mark_is_an_old_frame_played_again() {
     assert_eq!(late, [Admission::Queued]);
     let unseen = message(&node, &a, "unseen");
     let old = bring(&reception, &a, key, &[unseen], numbered(9, 3)).await;
-    assert_eq!(refused(&old), &Refusal::Replay);
+    assert_eq!(refused(&old), &Refusal::Settled { below: 9 });
     node.crash().await;
 }
 

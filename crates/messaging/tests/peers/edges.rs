@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -12,7 +12,11 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::watch;
-use volary_kernel::{clock, clock::SharedClock, ready::Readiness, testing::eventually};
+use volary_kernel::{
+    clock::{self, Clock, Mono, SharedClock, Timestamp},
+    ready::Readiness,
+    testing::eventually,
+};
 use volary_messaging::{
     Admission, SeenConfig,
     event::message_in,
@@ -119,6 +123,131 @@ async fn a_node_that_begins_again_with_an_empty_or_older_store_is_still_heard() 
         assert_eq!(accepted(&far).await[life * 2..], texts);
         near.crash().await;
     }
+    far.crash().await;
+}
+
+/// A clock that is set: behind the time by so many seconds.
+struct SetBack(SharedClock, Arc<AtomicU64>);
+
+impl Clock for SetBack {
+    fn wall(&self) -> Timestamp {
+        self.0.wall() - Duration::from_secs(self.1.load(Ordering::Relaxed))
+    }
+
+    fn mono(&self) -> Mono {
+        self.0.mono()
+    }
+}
+
+fn set_back(clock: &SharedClock, seconds: u64) -> (SharedClock, Arc<AtomicU64>) {
+    let behind = Arc::new(AtomicU64::new(seconds));
+    (Arc::new(SetBack(clock.clone(), behind.clone())), behind)
+}
+
+/// As above, and its clock has not the time of then yet. New messages are no old ones; nothing is parked for a person.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_begins_again_with_a_clock_that_is_behind_is_still_heard_and_says_so() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
+    let near = Node::start(&a, &b, memory("a", clock.clone()), &Setup::default()).await;
+    let _state = connect(&near, &far).await;
+    send(&near, "work", &["before"]).await;
+    settled(&near).await;
+    near.crash().await;
+
+    let (late, _) = set_back(&clock, 200);
+    let near = Node::start(&a, &b, memory("a", late), &Setup::default()).await;
+    let _state = connect(&near, &far).await;
+    let many: Vec<String> = (0..300).map(|number| format!("{number:03}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    send(&near, "work", &many).await;
+    settled(&near).await;
+    send(&near, "work", &["last"]).await;
+    settled(&near).await;
+    let mut all = vec!["before"];
+    all.extend(many);
+    all.push("last");
+    assert_eq!(accepted(&far).await, all);
+    let told = near.journal("peer.behind").await;
+    let body: serde_json::Value = serde_json::from_slice(&told[0].body).unwrap();
+    assert_eq!((told.len(), body["peer"].as_str()), (1, Some("b")));
+    assert!(body["reason"].as_str().unwrap().contains("clock"), "{body}");
+
+    // Its next life counts on from there.
+    let (store, _) = near.crash().await;
+    let near = Node::start(&a, &b, store, &Setup::default()).await;
+    let _state = connect(&near, &far).await;
+    send(&near, "work", &["next"]).await;
+    settled(&near).await;
+    assert_eq!(accepted(&far).await.last().unwrap(), "next");
+    assert_eq!(near.journal("peer.behind").await.len(), 1);
+    near.crash().await;
+    far.crash().await;
+}
+
+/// What waited in a life before, while another one has told the peer later numbers, may have been settled in that one: it is
+/// set aside with a reason that says what happened.
+#[tokio::test(start_paused = true)]
+async fn what_an_older_copy_of_the_state_holds_is_set_aside_with_the_reason() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
+    let near = Node::start(&a, &b, memory("a", clock.clone()), &Setup::default()).await;
+    let state = connect(&near, &far).await;
+    drop(state);
+    send(&near, "work", &["copied"]).await;
+    let (copy, _) = near.crash().await;
+    clock::sleep(Duration::from_secs(5)).await;
+    let near = Node::start(&a, &b, memory("a", clock.clone()), &Setup::default()).await;
+    let _state = connect(&near, &far).await;
+    send(&near, "work", &["one"]).await;
+    settled(&near).await;
+    near.crash().await;
+
+    clock::sleep(Duration::from_secs(5)).await;
+    let near = Node::start(&a, &b, copy, &Setup::default()).await;
+    let _state = connect(&near, &far).await;
+    let parked = || near.peers.status()[0].outbox.parked == 1;
+    assert!(eventually(Duration::from_secs(60), parked).await);
+    let told = near.journal("message.returned").await;
+    let body = String::from_utf8_lossy(&told[0].body).into_owned();
+    assert!(body.contains("settled"), "{body}");
+    let reason = near.queues.parked(None, 10).await.unwrap()[0]
+        .reason
+        .clone();
+    assert!(reason.contains("was set back"), "{reason}");
+    near.crash().await;
+    far.crash().await;
+}
+
+/// While the clock is wrong, what a peer says of its agents holds for another time, and nobody there can be reached. Once
+/// it is right, they can, on the same connection.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_right_lets_peers_be_reached_again() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
+    let (late, behind) = set_back(&clock, 86_400);
+    let near = Node::start(&a, &b, memory("a", late.clone()), &Setup::default()).await;
+    near.peers.watched_by(&Readiness::new(late));
+    let (wire, _state) = wire(&a, &far).await;
+    near.peers.connect(&b.name, wire, &near.tasks).unwrap();
+    while near.journal("peer.objected").await.is_empty() {
+        clock::sleep(Duration::from_millis(1)).await;
+    }
+    let told = near.journal("peer.objected").await;
+    let body = String::from_utf8_lossy(&told[0].body).into_owned();
+    assert!(body.contains("now is"), "{body}");
+    let posted = near.send(near.message("s1", "work", "x")).await;
+    assert_eq!(posted.admission, Admission::NoRoute);
+    behind.store(0, Ordering::Relaxed);
+    let reachable = || !near.peers.status()[0].routes.is_empty();
+    assert!(eventually(Duration::from_secs(60), reachable).await);
+    send(&near, "work", &["now"]).await;
+    settled(&near).await;
+    assert_eq!(accepted(&far).await, ["now"]);
+    near.crash().await;
     far.crash().await;
 }
 

@@ -86,7 +86,6 @@ impl Who {
 pub struct Node {
     pub who: Who,
     pub store: SharedStore,
-    #[expect(dead_code, reason = "what is open stays open")]
     pub queues: Queues,
     pub inboxes: Inboxes,
     pub identities: IdentityRegistry,

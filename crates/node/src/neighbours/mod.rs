@@ -25,7 +25,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use volary_deploy::spec::model::{AgentSpec, FleetSpec, LinkLimits};
 use volary_kernel::{
-    Name, SharedClock, clock,
+    Name, SharedClock,
+    clock::{self, WallSteps},
     metric::Metrics,
     ready::Readiness,
     task::{Supervisor, TaskKind, TaskResult},
@@ -50,6 +51,8 @@ use crate::{core::Voice, error::NodeError};
 const DESCRIBED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// How often it is said anew.
 const DESCRIBED_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How often it is looked whether the clock was set: by this much or more, what was said holds for another time.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
 
 const TELL: TaskKind = TaskKind::new("link-journal");
 
@@ -427,17 +430,24 @@ impl Neighbours {
         Ok(peer)
     }
 
-    /// Keeps what our agents say of themselves from running out.
+    /// Keeps what our agents say of themselves from running out, and says it anew when the clock was set.
     pub(crate) async fn renew(
+        clock: SharedClock,
         again: impl Fn() -> Result<(), NodeError> + Send,
         stop: CancellationToken,
     ) -> TaskResult {
+        let mut steps = WallSteps::new(&*clock, CLOCK_LOOK);
+        let mut said_at = clock.mono();
         while stop
-            .run_until_cancelled(clock::sleep(DESCRIBED_EVERY))
+            .run_until_cancelled(clock::sleep(CLOCK_LOOK))
             .await
             .is_some()
         {
-            again()?;
+            let now = clock.mono();
+            if steps.stepped(&*clock) || now - said_at >= DESCRIBED_EVERY {
+                said_at = now;
+                again()?;
+            }
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use std::{
 
 use volary_kernel::{Mono, Tenant};
 
-use super::types::ItemId;
+use super::{number::Numbers, types::ItemId};
 use crate::entry::Seq;
 
 /// Where an item stands.
@@ -149,10 +149,7 @@ pub(super) struct Index {
     coalesce: HashMap<(Tenant, Arc<str>), ItemId>,
     /// The item that waits for this one to leave.
     behind: HashMap<ItemId, ItemId>,
-    /// The numbers of all items, and of those that come back from parking just now.
-    numbers: BTreeSet<u64>,
-    /// The number of the next item.
-    next_number: u64,
+    numbers: Numbers,
     counts: Counts,
 }
 
@@ -170,8 +167,7 @@ impl Index {
             doomed: BTreeSet::new(),
             coalesce: HashMap::new(),
             behind: HashMap::new(),
-            numbers: BTreeSet::new(),
-            next_number: 0,
+            numbers: Numbers::default(),
             counts: Counts::default(),
         }
     }
@@ -191,9 +187,9 @@ impl Index {
     }
 
     /// Takes an item in, in `state`, whether it fits or not.
-    pub(super) fn insert(&mut self, id: ItemId, meta: Meta, state: State) {
+    pub(super) fn insert(&mut self, id: ItemId, mut meta: Meta, state: State) {
         self.bytes += meta.bytes;
-        self.numbers.extend(meta.number);
+        meta.number = meta.number.map(|number| self.numbers.hold(number));
         let key = meta.coalesce.clone().map(|key| (meta.tenant.clone(), key));
         let ahead = key.and_then(|key| self.coalesce.insert(key, id));
         if let Some(ahead) = ahead {
@@ -301,7 +297,7 @@ impl Index {
         };
         self.bytes = self.bytes.saturating_sub(item.meta.bytes);
         if let Some(number) = item.meta.number {
-            self.numbers.remove(&number);
+            self.numbers.release(number);
         }
         if let Some(deadline) = item.meta.deadline {
             self.timers.remove(&(deadline, id));
@@ -448,17 +444,18 @@ impl Index {
 
     // --- Numbers ---------------------------------------------------------------------------
 
-    /// Begins to number, from `first` on.
-    pub(super) const fn number_from(&mut self, first: u64) {
-        self.next_number = first;
+    /// Begins to number.
+    pub(super) fn number_by(&mut self, numbers: Numbers) {
+        self.numbers = numbers;
+    }
+
+    pub(super) const fn numbers(&self) -> &Numbers {
+        &self.numbers
     }
 
     /// The next number. It counts as not settled until [`Index::unnumber`], or until its item is removed.
     pub(super) fn number(&mut self) -> u64 {
-        let number = self.next_number;
-        self.next_number += 1;
-        self.numbers.insert(number);
-        number
+        self.numbers.take()
     }
 
     /// The number of an item.
@@ -468,12 +465,21 @@ impl Index {
 
     /// Gives a number back that no item has got.
     pub(super) fn unnumber(&mut self, number: u64) {
-        self.numbers.remove(&number);
+        self.numbers.release(number);
     }
 
     /// Every number below this one is settled.
     pub(super) fn low(&self) -> u64 {
-        self.numbers.first().copied().unwrap_or(self.next_number)
+        self.numbers.low()
+    }
+
+    /// Calls the present life by a later name.
+    pub(super) fn rename(&mut self, from: u64, to: u64) {
+        self.numbers.rename(from, to);
+        for item in self.items.values_mut() {
+            let number = &mut item.meta.number;
+            *number = number.map(|number| self.numbers.current(number));
+        }
     }
 
     // --- Questions -------------------------------------------------------------------------

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use volary_kernel::{
     Mono,
     clock::{self, Timestamp},
@@ -15,19 +14,16 @@ use volary_kernel::{
 };
 
 use super::{
-    Deed, ItemId, Outcome, Queue, QueueConfig, QueueError, Queues,
+    Deed, ItemId, Outcome, Queue, QueueError,
     format::{self, Header, ParkedInfo},
     index::{Picked, State},
 };
 use crate::{
     batch::{Batch, Expect},
     entry::Seq,
-    error::StoreError,
     key::Key,
 };
 
-/// Bits of a number that count within one life of the process; those above say which life it is.
-const LIFE_SHIFT: u32 = 32;
 /// A lent item is handed out until it is given back.
 const LENT: State = State::Claimed(Mono::from_nanos(u64::MAX));
 
@@ -162,53 +158,7 @@ impl Drop for Number {
     }
 }
 
-/// `queue.life/<queue>`: which life of the process a numbered queue was opened in last.
-///
-/// A life is named by the second in which it begins, and in any case by more than the one before it. So the numbers also
-/// grow over what the store does not know of: a life after it was restored from an older copy, or was begun anew. Whoever
-/// has been told of a low mark would take lower numbers for something that was settled long ago.
-#[derive(Serialize, Deserialize)]
-struct LifeRecord {
-    v: u8,
-    life: u64,
-}
-
-impl Queues {
-    /// As [`Queues::queue`], with a number for each item, growing over all lives of the process. Commits once.
-    ///
-    /// # Errors
-    /// As [`Queues::queue`], and errors of the store.
-    pub async fn numbered(&self, config: QueueConfig) -> Result<Queue, QueueError> {
-        if let Some(queue) = self.shelf.lock().open.get(config.name.as_str()) {
-            return Ok(queue.clone());
-        }
-        let store = &self.shared.store;
-        let key = Key::new(format!("queue.life/{}", config.name))?;
-        let found = store.get(&key).await?;
-        let corrupt = |error: serde_json::Error| {
-            StoreError::corrupt(format!("record `{key}` can not be read: {error}"), None)
-        };
-        let last = found
-            .as_ref()
-            .map(|record| serde_json::from_slice::<LifeRecord>(&record.value))
-            .transpose()
-            .map_err(corrupt)?;
-        let second = self.shared.clock.wall().as_micros() / 1_000_000;
-        let life = (last.map_or(0, |last| last.life) + 1).max(u64::try_from(second).unwrap_or(0));
-        let expect = found.map_or(Expect::Absent, |record| Expect::Version(record.version));
-        let mut tx = Batch::new();
-        tx.put(key, format::to_json(&LifeRecord { v: 1, life })?, expect);
-        store.commit(tx).await?;
-        self.shelve(config, Some(life << LIFE_SHIFT))
-    }
-}
-
 impl Queue {
-    /// Every number below this one is settled for good, or parked: an item that comes back from there gets a new number.
-    pub fn low(&self) -> u64 {
-        self.inner.index.lock().low()
-    }
-
     /// Lends up to `max` items of a numbered queue; waits up to `wait` for the first. Nothing after that time is no error.
     ///
     /// Order: tenants in turn, then priority, then age. There may be one borrower only: what it holds is not written
@@ -363,7 +313,7 @@ mod tests {
     use super::*;
     use crate::{
         memory::{MemoryConfig, MemoryStore},
-        queue::NewItem,
+        queue::{NewItem, QueueConfig, Queues},
         store::SharedStore,
     };
 

@@ -17,6 +17,7 @@ mod index;
 mod list;
 mod load;
 mod loan;
+mod number;
 mod outcome;
 mod parked;
 mod settle;
@@ -47,6 +48,7 @@ pub use self::{
 use self::{
     index::{Bounds, Index},
     load::Loaded,
+    number::Numbers,
     outcome::Outcomes,
 };
 use crate::{
@@ -232,8 +234,8 @@ impl Queues {
         self.shelve(config, None)
     }
 
-    /// Opens a queue; with numbers from `first` on if it is given.
-    fn shelve(&self, config: QueueConfig, first: Option<u64>) -> Result<Queue, QueueError> {
+    /// Opens a queue; with numbers if they are given.
+    fn shelve(&self, config: QueueConfig, numbers: Option<Numbers>) -> Result<Queue, QueueError> {
         if config.name.is_empty() || config.name.len() > QUEUE_NAME_MAX {
             let found = config.name.len();
             return Err(QueueError::Invalid(format!(
@@ -257,9 +259,10 @@ impl Queues {
             attempts: config.max_attempts,
         };
         let mut index = Index::new(bounds);
-        index.number_from(first.unwrap_or_default());
+        let numbered = numbers.is_some();
+        index.number_by(numbers.unwrap_or_default());
         for mut loaded in shelf.waiting.remove(&name).unwrap_or_default() {
-            if first.is_some() && loaded.header.number.is_none() {
+            if numbered && loaded.header.number.is_none() {
                 loaded.header.number = Some(index.number());
             }
             loaded.enter(&mut index, &self.shared);
@@ -271,7 +274,7 @@ impl Queues {
             shared: self.shared.clone(),
             index: Mutex::new(index),
             news: News::default(),
-            numbered: first.is_some(),
+            numbered,
             sweeping: tokio::sync::Mutex::new(()),
         };
         let queue = Queue {

@@ -405,6 +405,10 @@ fn refusal(reader: &mut Reader<'_>, tag: u8) -> Result<Refusal, DecodeError> {
             problem: text(reader, "problem")?.to_owned(),
         },
         Some(8) => Refusal::Closed,
+        // After the tag of `Sent`.
+        Some(10) => Refusal::Settled {
+            below: reader.u64("below")?,
+        },
         _ => return Err(invalid("answer", format_args!("tag {tag} is not known"))),
     })
 }
@@ -584,5 +588,9 @@ fn put_refusal(out: &mut Vec<u8>, why: &Refusal) {
             put_text(out, problem);
         }
         Refusal::Closed => out.push(REFUSED + 8),
+        Refusal::Settled { below } => {
+            out.push(REFUSED + 10);
+            out.extend_from_slice(&below.to_be_bytes());
+        }
     }
 }
