@@ -34,7 +34,7 @@ pub struct TaskQuery {
     pub state: Option<TaskState>,
     /// Of these lanes only.
     pub filter: TaskFilter,
-    /// Most tasks; at most [`PAGE_MAX`], and that many if zero.
+    /// Most tasks; at most `PAGE_MAX`, and that many if zero.
     pub limit: usize,
 }
 
