@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Duration,
@@ -90,25 +89,24 @@ impl Shared {
     /// Accepts an envelope once there is room. Cancel-safe: dropped means not accepted.
     pub(crate) async fn emit(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
         let deadline = self.deadline_of(&accepted)?;
-        // What waits is rare, and large: boxed, so that the usual way stays small.
-        let waits: Pin<Box<dyn Future<Output = _> + Send + '_>> = match &self.durable {
-            None => {
-                let candidate = self.candidate(accepted, deadline);
-                // Where others wait for a place already, one is not looked for twice.
-                let mut ingress = self.plan.ingress.iter();
-                if ingress.any(|node| self.node(*node).has_line()) {
-                    Box::pin(self.accept_later(candidate))
-                } else {
-                    match self.accept_now(candidate)? {
-                        Tried::Accepted(reader) => return Ok(reader),
-                        Tried::Later(candidate) => Box::pin(self.accept_later(candidate)),
-                    }
-                }
+        match &self.durable {
+            None => {}
+            // Large, and it waits for the disk anyway.
+            Some(Ok(durable)) => {
+                return Box::pin(self.emit_durable(durable, accepted, deadline)).await;
             }
-            Some(Ok(durable)) => Box::pin(self.emit_durable(durable, accepted, deadline)),
             Some(Err(why)) => return Err(EmitError::Store(why.clone())),
-        };
-        waits.await
+        }
+        let mut candidate = self.candidate(accepted, deadline);
+        // Where others wait for a place already, one is not looked for twice.
+        let mut ingress = self.plan.ingress.iter();
+        if !ingress.any(|node| self.node(*node).has_line()) {
+            match self.accept_now(candidate)? {
+                Tried::Accepted(reader) => return Ok(reader),
+                Tried::Later(later) => candidate = later,
+            }
+        }
+        self.accept_later(candidate).await
     }
 
     /// Accepts an envelope if there is room now.
