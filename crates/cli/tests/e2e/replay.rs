@@ -245,6 +245,36 @@ fn messages_are_taken_away_taken_in_elsewhere_and_fed_again_under_their_own_keys
 }
 
 #[test]
+fn what_was_said_under_keys_that_were_replaced_since_leaves_with_its_signatures() {
+    let fleet = fleet();
+    let run = |words: &[&str]| fleet.env.run(words.iter().copied());
+    fleet.up();
+    // Three keys of the worker, and three of the node, in whose name operators send.
+    for n in 0..3 {
+        if n > 0 {
+            run(&["identity", "rotate", "-C", "fleet", "worker"]).ok();
+            fleet.down();
+            run(&["identity", "rotate", "-C", "fleet", "--node"]).ok();
+            fleet.up();
+        }
+        assert!(fleet.api().send("work", n));
+        await_acks(&fleet, "sink", n + 1);
+    }
+    fleet.down();
+    let export = ["journal", "export", "-C", "fleet", "--messages"];
+    let told = run(&[&export[..], &["-o", "archive"]].concat()).ok();
+    assert!(
+        told.stderr
+            .contains("6 of them with their senders' signatures"),
+        "{}",
+        told.stderr
+    );
+    run(&["journal", "verify", "-C", "fleet", "archive"]).ok();
+    let import = ["journal", "import", "-C", "fleet", "archive", "--json"];
+    assert_eq!(document(&run(&import).ok().stdout)["entries"], 6);
+}
+
+#[test]
 fn a_handler_that_does_what_it_did_verifies_and_a_changed_one_is_told_apart() {
     let fleet = fleet();
     work(&fleet, 3);
