@@ -203,16 +203,19 @@ impl Shared {
     ) -> Result<Reader, EmitError> {
         let deadline = times.deadline;
         super::emit::within(self, deadline, durable.ready()).await??;
-        let room = self.enter(deadline).await?;
         let id = accepted.trace_id;
+        if self.index.get(id).is_some() {
+            return Err(EmitError::TraceInUse(id));
+        }
+        let row = self.row(&accepted.headers.tenant);
+        let places = super::emit::within(self, deadline, self.places(row.clone())).await??;
+        let room = self.enter(deadline).await?;
         let reserved = durable.reserve(self, id)?;
         let book = Arc::new(Book::new(
             Uid::generate(),
             id,
             accepted.headers.tenant.clone(),
         ));
-        let row = self.row(&accepted.headers.tenant);
-        let places = super::emit::within(self, deadline, self.places(row.clone())).await??;
         let (trace, payload) = self.birth(accepted, row, times, Some(book.clone()));
         let tx = {
             let intake = Intake {
@@ -239,10 +242,12 @@ impl Shared {
                 return Err(EmitError::Store(error.to_string()));
             }
         }
+        let payloads = places.share(payload);
         self.enlist(&trace)?;
         written.book = None;
+        self.ring(&trace);
         reserved.fulfilled(&trace);
-        places.fill(&trace, payload);
+        places.fill(&trace, payloads);
         room.keep();
         Ok(self.accepted(trace))
     }

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     error::EmitError,
     graph::plan::{NodeIx, Payload},
+    outcome::{DropReason, Outcome},
     state::book::Book,
 };
 
@@ -170,12 +171,13 @@ impl Shared {
     /// Accepts a trace once there is room.
     async fn accept_later(&self, candidate: Candidate) -> Result<Reader, EmitError> {
         let (id, deadline) = (candidate.trace.id, candidate.trace.deadline);
-        let entry = self.enter(deadline).await?;
         if self.index.get(id).is_some() {
             return Err(EmitError::TraceInUse(id));
         }
+        // First what the tenant has for itself: who waits for that takes nothing that all have in common.
         let places = self.places(candidate.trace.tenant.clone());
         let places = within(self, deadline, places).await??;
+        let entry = self.enter(deadline).await?;
         let reader = self.enter_all(candidate, places)?;
         entry.keep();
         Ok(reader)
@@ -214,19 +216,30 @@ impl Shared {
     /// Has a trace begin that holds its places.
     fn enter_all(&self, candidate: Candidate, places: Places<'_>) -> Result<Reader, EmitError> {
         let Candidate { trace, payload } = candidate;
+        let payloads = places.share(payload);
         self.enlist(&trace)?;
         self.ring(&trace);
-        places.fill(&trace, payload);
+        places.fill(&trace, payloads);
         Ok(self.accepted(trace))
     }
 
     /// Puts a trace into the index: from here on it is to be seen. Either the flow is not closed yet, and whoever closes it
-    /// finds the trace there, or it is not accepted.
+    /// finds the trace there and ends it, or it is not accepted: never both.
     pub(super) fn enlist(&self, trace: &Arc<Trace>) -> Result<(), EmitError> {
         if !self.index.insert(trace) {
             return Err(EmitError::TraceInUse(trace.id));
         }
-        self.check_open().inspect_err(|_| self.index.remove(trace))
+        let open = self.check_open();
+        let reason = DropReason::Stopped;
+        if open.is_err()
+            && trace
+                .close(Outcome::Dropped { reason }, None, false)
+                .is_some()
+        {
+            self.index.remove(trace);
+            return open;
+        }
+        Ok(())
     }
 
     /// Waits for room for one more trace.
@@ -248,7 +261,7 @@ impl Shared {
     }
 
     /// Has the keeper look after a trace. Before its first stage is woken: what a thread wakes last runs on that thread.
-    fn ring(&self, trace: &Trace) {
+    pub(super) fn ring(&self, trace: &Trace) {
         self.bell.watch();
         if let Some(deadline) = trace.deadline {
             self.bell.due_at(deadline);
@@ -371,6 +384,9 @@ impl Drop for Line<'_> {
     }
 }
 
+/// What each ingress gets.
+pub(super) type Payloads = SmallVec<[Payload; 2]>;
+
 /// Places that are held, given back unless they are filled.
 pub(super) struct Places<'a> {
     shared: &'a Shared,
@@ -400,19 +416,19 @@ impl<'a> Places<'a> {
         true
     }
 
-    pub(super) fn fill(mut self, trace: &Arc<Trace>, payload: Payload) {
+    /// What each place gets. A clone is code of the user, and may panic: to be made before the trace is to be seen.
+    pub(super) fn share(&self, payload: Payload) -> Payloads {
+        let others = self.held.len().saturating_sub(1);
+        let clone = |_| (self.shared.plan.clone_input)(&*payload);
+        let mut payloads: Payloads = (0..others).map(clone).collect();
+        payloads.push(payload);
+        payloads
+    }
+
+    pub(super) fn fill(mut self, trace: &Arc<Trace>, payloads: Payloads) {
         let held = std::mem::take(&mut self.held);
-        let last = held.len().saturating_sub(1);
-        let mut payload = Some(payload);
-        for (at, (node, edge)) in held.into_iter().enumerate() {
-            let given = if at == last {
-                payload.take()
-            } else {
-                let clone = self.shared.plan.clone_input;
-                payload.as_deref().map(clone)
-            };
-            let Some(given) = given else { return };
-            let msg = first(trace, given, edge, at as u64);
+        for ((at, (node, edge)), given) in (0..).zip(held).zip(payloads) {
+            let msg = first(trace, given, edge, at);
             let put = |gate: &mut super::gate::Gate| gate.inbox.put(msg.into());
             self.shared.node(node).gate(put);
             self.shared.stage_of(node).schedule();

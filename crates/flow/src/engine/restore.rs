@@ -81,9 +81,7 @@ impl Shared {
             self.leave();
             return None;
         }
-        if let Some(deadline) = trace.deadline {
-            self.bell.due_at(deadline);
-        }
+        self.ring(&trace);
         Some((trace, payload))
     }
 
@@ -93,7 +91,8 @@ impl Shared {
             return false;
         };
         if !trace.has_ended() {
-            places.fill(trace, payload);
+            let payloads = places.share(payload);
+            places.fill(trace, payloads);
         }
         true
     }

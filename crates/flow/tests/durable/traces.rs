@@ -391,3 +391,18 @@ async fn values_of_several_branches_are_all_kept() {
     assert_eq!(values, [0, 10, 20, 30, 40]);
     world.left_is(0).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_of_a_durable_trace_ends_it_while_a_step_waits() {
+    let world = World::new().await;
+    let probe = Probe::new();
+    let life = world.start(&two(&probe, None)).await;
+    let envelope = Envelope::new(1).tenant(demo());
+    let handle = life
+        .emit(envelope.deadline(Duration::from_millis(50)))
+        .await
+        .unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), handle.outcome()).await;
+    let outcome = ended.expect("the deadline ends it");
+    assert!(matches!(outcome, Outcome::DeadlineExceeded), "{outcome:?}");
+}
