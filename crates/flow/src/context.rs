@@ -154,7 +154,8 @@ impl Context {
         poll_fn(|cx| crate::engine::poll_chunk(&self.trace, &mut chunk, cx)).await
     }
 
-    /// Holds the trace after this step, until somebody resumes it. Its deadline goes on.
+    /// Holds the trace after this step, until somebody resumes it. Its deadline goes on; a wait of its joins that is over
+    /// meanwhile begins again then.
     pub fn pause(&self) {
         crate::engine::pause(&self.trace);
     }

@@ -122,13 +122,22 @@ pub(crate) fn release(trace: &Arc<Trace>) -> bool {
         return false;
     }
     tell(trace, FlowEventKind::Resumed);
-    let held = {
+    let (held, joins) = {
         let mut cell = trace.cell.lock();
-        let rare = cell.rare.as_mut();
-        rare.map(|rare| std::mem::take(&mut rare.held))
+        let held = cell
+            .rare
+            .as_mut()
+            .map(|rare| std::mem::take(&mut rare.held));
+        let joins = cell.rare.iter().flat_map(|rare| &rare.joins);
+        // Their wait was over meanwhile.
+        let over = joins.filter(|(_, spot)| spot.wait.is_none() && spot.bucket.len() > 0);
+        (held, over.map(|(node, _)| *node).collect::<Vec<_>>())
     };
     for (node, msg) in held.unwrap_or_default() {
         trace.shared.put_again(node, msg);
+    }
+    for node in joins {
+        trace.shared.resolve_join(node, trace);
     }
     if trace.counts().is_quiet() {
         trace.shared.resolve_joins(trace);

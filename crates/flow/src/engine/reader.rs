@@ -23,11 +23,17 @@ pub(crate) enum Read {
 pub(crate) struct Reader {
     trace: Arc<Trace>,
     end: Option<Outcome>,
+    /// The first value, read by [`Reader::poll_end`] and not given to anybody.
+    pub first: Option<Payload>,
 }
 
 impl Reader {
     pub(crate) const fn new(trace: Arc<Trace>) -> Self {
-        Self { trace, end: None }
+        Self {
+            trace,
+            end: None,
+            first: None,
+        }
     }
 
     pub(crate) fn trace_id(&self) -> TraceId {
@@ -66,13 +72,9 @@ impl Reader {
         Poll::Ready(Read::End(outcome))
     }
 
-    /// How the trace ended; of what it yields until then the first value is kept, the rest is thrown away. As
+    /// How the trace ended; of what it yields until then the first value is kept if `keeps`, the rest is thrown away. As
     /// [`Reader::next`] up to the end, and cheaper: most traces are read like this, once, after they ended.
-    pub(crate) fn poll_end(
-        &mut self,
-        first: &mut Option<Payload>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Outcome> {
+    pub(crate) fn poll_end(&mut self, keeps: bool, cx: &mut Context<'_>) -> Poll<Outcome> {
         if let Some(end) = &self.end {
             return Poll::Ready(end.clone());
         }
@@ -82,7 +84,11 @@ impl Reader {
         let writers = writers_of(&mut cell);
         drop(cell);
         // What is thrown away is dropped outside the lock: its drop is code of a user.
-        unread.sift(first);
+        if keeps {
+            unread.sift(&mut self.first);
+        } else {
+            drop(unread);
+        }
         for writer in writers {
             writer.wake();
         }
@@ -132,6 +138,10 @@ impl Drop for Reader {
             let mut cell = self.trace.cell.lock();
             cell.attached = false;
             cell.reader = None;
+            if let Some(first) = self.first.take() {
+                // Whoever reads it next finds what this one waited with in vain.
+                cell.push_front(first);
+            }
             if let Some(rare) = &mut cell.rare {
                 // A node that waits for the reader learns that there is none.
                 for writer in rare.writers.drain(..) {

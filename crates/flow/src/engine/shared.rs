@@ -103,7 +103,7 @@ pub(crate) enum Signal {
     Ready { local: u16, run: u32 },
     /// There is room for outputs of a tenant.
     Room { local: u16, tenant: u32 },
-    /// Nothing more comes to the joins of a trace.
+    /// Nothing more comes to the joins of a trace, or it goes on after a pause.
     Resolve { local: u16, trace: Arc<Trace> },
     /// Drop all and end.
     Exit,
@@ -430,10 +430,15 @@ impl Shared {
                 .min_by_key(|node| self.node(*node).rank)
         };
         if let Some(node) = first {
-            let local = self.node(node).local;
-            let trace = trace.clone();
-            self.stage_of(node).signal(Signal::Resolve { local, trace });
+            self.resolve_join(node, trace);
         }
+    }
+
+    /// Has a join look at what it has of a trace.
+    pub(crate) fn resolve_join(&self, node: NodeIx, trace: &Arc<Trace>) {
+        let local = self.node(node).local;
+        let trace = trace.clone();
+        self.stage_of(node).signal(Signal::Resolve { local, trace });
     }
 
     /// Puts a message that was held before its node, past all bounds: it had a place.

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use volary_kernel::{Mono, TraceId};
 
-use super::{durable::Stored, joins::Bucket, shared::Shared, tenants::Row};
+use super::{driver::discard, durable::Stored, joins::Bucket, shared::Shared, tenants::Row};
 use crate::{
     envelope::{Headers, Meta},
     graph::plan::{NodeIx, Payload},
@@ -149,6 +149,14 @@ impl Cell {
         }
     }
 
+    /// Puts a value back that was read.
+    pub(crate) fn push_front(&mut self, value: Payload) {
+        self.values += 1;
+        if let Some(next) = self.first.replace(Yield::Value(value)) {
+            self.more.push_front(next);
+        }
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Yield> {
         let item = self.first.take().or_else(|| self.more.pop_front())?;
         match item {
@@ -251,7 +259,11 @@ impl Ending {
             writer.wake();
         }
         let joined: usize = rare.joins.iter().map(|(_, spot)| spot.bucket.len()).sum();
-        u32::try_from(joined + rare.held.len()).unwrap_or(u32::MAX)
+        let messages = u32::try_from(joined + rare.held.len()).unwrap_or(u32::MAX);
+        let joins = std::mem::take(&mut rare.joins).into_iter();
+        discard(joins.flat_map(|(_, mut spot)| spot.bucket.take_all()));
+        discard(rare.held.drain(..));
+        messages
     }
 }
 
@@ -273,6 +285,15 @@ impl Counts {
     /// Nothing can come any more but by resolving a join.
     pub(crate) const fn is_quiet(self) -> bool {
         self.pending > 0 && self.pending == self.joined
+    }
+}
+
+impl Drop for Trace {
+    /// What nobody read is dropped by whoever drops the trace last, which may be a task that others need.
+    fn drop(&mut self) {
+        let unread = self.cell.get_mut().take_unread();
+        discard(unread.first);
+        discard(unread.more.into_iter().flatten());
     }
 }
 

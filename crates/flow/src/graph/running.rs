@@ -89,7 +89,7 @@ impl<In, Out> RunningFlow<In, Out> {
         self.core.engine.cancel(trace_id, tenant)
     }
 
-    /// Holds what of a trace is not running yet. False if there is no such trace of this tenant, or it is held already.
+    /// Holds what of a trace is not running yet; see [`Context::pause`](crate::Context::pause). False if there is no such trace of this tenant, or it is held already.
     pub fn pause(&self, trace_id: TraceId, tenant: &Tenant) -> bool {
         self.core.engine.pause(trace_id, tenant)
     }
@@ -227,17 +227,16 @@ impl<Out: Send + 'static> TraceHandle<Out> {
 
     /// How the trace ended, once it has; what it yields until then is thrown away.
     pub async fn outcome(mut self) -> Outcome {
-        poll_fn(|cx| self.reader.poll_end(&mut None, cx)).await
+        poll_fn(|cx| self.reader.poll_end(false, cx)).await
     }
 
-    /// The first value, once the trace is done.
+    /// The first value, once the trace is done. Given up before, by a timeout say, that value stays fetchable.
     ///
     /// # Errors
     /// How it ended otherwise; [`Outcome::Done`] if it is done without a value.
     pub async fn result(mut self) -> Result<Out, Outcome> {
-        let mut first = None;
-        let end = poll_fn(|cx| self.reader.poll_end(&mut first, cx)).await;
-        match (end, first.and_then(typed)) {
+        let end = poll_fn(|cx| self.reader.poll_end(true, cx)).await;
+        match (end, self.reader.first.take().and_then(typed)) {
             (Outcome::Done, Some(value)) => Ok(value),
             (other, _) => Err(other),
         }

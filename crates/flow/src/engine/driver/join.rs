@@ -7,7 +7,7 @@ use super::{
         joins::Added,
         trace::{Counts, JoinSpot, Msg, Spot, Trace},
     },
-    Due, Job, Stage, contained,
+    Due, Job, Stage, contained, discard,
     route::mix,
     run::Doing,
 };
@@ -115,7 +115,8 @@ impl Stage {
                 let mut spots = rare.joins.iter_mut();
                 spots.find(|(node, _)| *node == ix)
             });
-            let Some((_, spot)) = spot.filter(|(_, spot)| !ended && spot.wait.is_none()) else {
+            let waits = |spot: &JoinSpot| spot.wait.is_none() && spot.bucket.len() > 0;
+            let Some((_, spot)) = spot.filter(|(_, spot)| !ended && waits(spot)) else {
                 drop(cell);
                 self.nodes[local].free.push(run);
                 return;
@@ -152,11 +153,12 @@ impl Stage {
 
     /// Nothing more comes to the joins of this trace, and this is the first of them.
     pub(super) fn resolve(&mut self, local: usize, trace: &Arc<Trace>) {
-        if trace.has_ended() || !trace.counts().is_quiet() {
+        if trace.has_ended() || trace.is_paused() {
+            // Of a paused one nothing moves; what is in joins goes on like the rest when it is resumed.
             return;
         }
-        if trace.is_paused() {
-            // Nothing of it moves; what is in joins goes on like the rest when it is resumed.
+        if !trace.counts().is_quiet() {
+            self.wait_in_join(local, trace);
             return;
         }
         self.go_on_without(local, trace, false);
@@ -208,12 +210,12 @@ impl Stage {
         }
         if completed {
             // It had its rounds; what is left over makes no other.
-            drop(round);
+            discard(round);
             let counts: Counts = trace.unjoin(left, left);
             self.settled(trace, counts);
             return;
         }
-        drop(round);
+        discard(round);
         trace.unjoin(left, left - 1);
         let why = if timed_out {
             "the wait is over"

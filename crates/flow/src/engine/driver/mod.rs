@@ -53,6 +53,8 @@ const TIME_PER_POLL: Duration = Duration::from_millis(2);
 const ATTEMPTS_PER_READING: u32 = 16;
 /// Attempts that take longer, on average since the last reading, are timed one by one.
 const SHORT: Duration = Duration::from_micros(50);
+/// So often a fused chain may branch before its branches stand in queues: each is a call within the one before.
+const NESTED: u32 = 16;
 /// Most messages that are taken from an inbox at once.
 const BATCH: usize = 32;
 
@@ -73,6 +75,8 @@ pub(crate) struct Stage {
     pen: Pen,
     /// Of the message that runs.
     chain: Option<Chain>,
+    /// How many messages are run within one another.
+    nested: u32,
     /// It rests until it is woken.
     rests: bool,
     now: Mono,
@@ -145,13 +149,20 @@ impl Wake for RunWake {
 }
 
 /// Runs code of a user; a panic becomes its text.
-fn contained<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+pub(super) fn contained<T>(code: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|panic: Box<dyn Any + Send>| {
         let text = panic_text(&*panic).to_owned();
         // A payload may panic when it is dropped, too.
         let _second_panic = catch_unwind(AssertUnwindSafe(|| drop(panic)));
         text
     })
+}
+
+/// Drops things of users one by one: the drop of any may panic, and of two that do within one another the process would end.
+pub(super) fn discard<T>(things: impl IntoIterator<Item = T>) {
+    for thing in things {
+        let _its_drop_may_panic = contained(|| drop(thing));
+    }
 }
 
 impl Stage {
@@ -168,6 +179,7 @@ impl Stage {
                 metrics: Counting::Stage(shared.metrics.stage(chain)),
             },
             chain: None,
+            nested: 0,
             rests: true,
             now,
             woken: now,
@@ -207,6 +219,8 @@ impl Stage {
             if self.is_spent() {
                 cx.waker().wake_by_ref();
                 self.rest();
+                // Whoever has the thread now, it is no node of this.
+                self.me.busy_since.store(0, Ordering::Relaxed);
                 return Poll::Pending;
             }
             self.sleep_until_due(cx);

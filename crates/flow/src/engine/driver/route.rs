@@ -10,7 +10,7 @@ use super::{
         shared::Route,
         trace::{Msg, Trace, Yield},
     },
-    Stage, contained,
+    NESTED, Stage, contained, discard,
 };
 use crate::{
     error::FlowErrorCode,
@@ -128,8 +128,9 @@ impl Stage {
             .len()
             .saturating_mul(routes.len())
             .saturating_add(pending)
-            > most + 1
+            > most.saturating_add(1)
         {
+            discard(payloads);
             self.too_many(local, trace);
             return None;
         }
@@ -176,6 +177,7 @@ impl Stage {
                     "it went round {} times, as often as is allowed",
                     self.shared.limits.hops
                 );
+                discard(outputs);
                 self.broken(local, trace, FlowErrorCode::HopBudgetExhausted, why);
                 return None;
             }
@@ -199,6 +201,7 @@ impl Stage {
         let counts = trace.add(u32::try_from(more).unwrap_or(u32::MAX));
         if counts.pending as usize > self.shared.limits.messages_per_trace {
             trace.remove(u32::try_from(more).unwrap_or(u32::MAX));
+            discard(messages);
             self.too_many(local, trace);
             return None;
         }
@@ -235,11 +238,13 @@ impl Stage {
             let mut cell = trace.cell.lock();
             if cell.outcome.is_some() {
                 drop(cell);
+                discard(kept);
                 self.shared.dropped(&mut self.pen, trace, 1);
                 return false;
             }
             if cell.values as usize + kept.len() > most {
                 drop(cell);
+                discard(kept);
                 self.too_many(local, trace);
                 return false;
             }
@@ -317,6 +322,7 @@ impl Stage {
         let shared = self.shared.node(to);
         let fused = usize::from(shared.local);
         if fused == local + 1
+            && self.nested <= NESTED
             && self.nodes.get(fused).is_some_and(|node| node.ix == to)
             && self.can_start(fused)
         {

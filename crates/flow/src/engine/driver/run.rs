@@ -15,7 +15,7 @@ use super::{
     },
     Due, Job, Stage,
     chain::Chain,
-    contained,
+    contained, discard,
 };
 use crate::{
     context,
@@ -74,10 +74,12 @@ impl Stage {
     pub(super) fn advance(&mut self, local: usize, msg: Msg) {
         let chain = Chain::of(&msg.trace, self.now);
         let outer = self.chain.replace(chain);
+        self.nested += 1;
         let mut at = Some((local, msg));
         while let Some((local, msg)) = at {
             at = self.attempt(local, msg);
         }
+        self.nested -= 1;
         if let Some(chain) = std::mem::replace(&mut self.chain, outer) {
             self.write_down(&chain);
         }
@@ -333,7 +335,8 @@ impl Stage {
     /// A run was woken.
     pub(super) fn ready(&mut self, local: usize, run: u32) {
         let place = &mut self.nodes[local].runs[run as usize];
-        place.wake.told.store(false, Ordering::Release);
+        // Read back as well: who finds it told does not tell again, and what it did before is to be seen by the poll below.
+        place.wake.told.swap(false, Ordering::AcqRel);
         let trace = match &place.doing {
             Doing::Nothing => return,
             Doing::Attempt(parked) => &parked.head.trace,
@@ -451,7 +454,10 @@ impl Stage {
         if let Doing::Join(trace, ..) = &self.nodes[local].runs[run as usize].doing {
             let trace = trace.clone();
             self.end_wait(local, run);
-            self.join_timed_out(local, &trace);
+            // Of a paused one it begins again when it is resumed: what it waits for is held as well.
+            if !trace.is_paused() {
+                self.join_timed_out(local, &trace);
+            }
             return;
         }
         if let Some(msg) = self.end_back_off(local, run) {
@@ -465,7 +471,7 @@ impl Stage {
     fn ended(
         &mut self,
         local: usize,
-        head: Head,
+        mut head: Head,
         ended: Ended,
         at_once: bool,
     ) -> Option<(usize, Msg)> {
@@ -488,6 +494,7 @@ impl Stage {
         let (failure, error) = match ended {
             Ended::Returned(Ok(step)) => {
                 self.report(local, &head, None);
+                discard(head.saved.take());
                 let chain = self.chain.as_mut();
                 if let Some(chain) = chain.filter(|_| at_once && head.attempt == 1) {
                     chain.add(local);
@@ -563,7 +570,8 @@ impl Stage {
                 self.count(local, &head.trace, NodeCount::Retry);
                 self.back_off(local, head, payload, self.now + delay);
             }
-            (decision, _) => {
+            (decision, saved) => {
+                discard(saved);
                 let mut text = error.message.to_string();
                 if let Decision::GiveUp { why, .. } = decision
                     && matches!(why, GaveUp::BudgetSpent | GaveUp::TooLate)

@@ -2,6 +2,7 @@
 
 mod basic;
 mod ends;
+mod hostile;
 mod order;
 mod times;
 mod views;
