@@ -80,6 +80,8 @@ pub(crate) struct Stage {
     /// It rests until it is woken.
     rests: bool,
     now: Mono,
+    /// When the clock was read to see how long attempts take.
+    read: Mono,
     woken: Mono,
     attempts: u32,
     since_reading: u32,
@@ -182,6 +184,7 @@ impl Stage {
             nested: 0,
             rests: true,
             now,
+            read: now,
             woken: now,
             attempts: 0,
             since_reading: 0,
@@ -243,8 +246,9 @@ impl Stage {
     }
 
     fn read_clock(&mut self) {
-        let before = self.now;
+        let before = self.read;
         self.now = self.shared.now();
+        self.read = self.now;
         if self.since_reading > 0 {
             let each = (self.now - before) / self.since_reading;
             self.one_by_one = each > SHORT;
@@ -417,6 +421,8 @@ impl Stage {
             Some(one)
         });
         node.batch = (node.batch * 2).min(BATCH);
+        // Not earlier than what led to any of them, which another thread may just have written down.
+        self.now = self.shared.now();
         self.shared.tell(node.ix, freed);
         first.map(|taken| taken.item)
     }

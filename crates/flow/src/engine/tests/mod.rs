@@ -4,6 +4,8 @@ mod basic;
 mod ends;
 mod hostile;
 mod order;
+
+mod storms;
 mod times;
 mod views;
 mod yields;
