@@ -91,8 +91,12 @@ fn load_and_kill(fleet: &Fleet, next: &AtomicU64, moment: Duration) -> BTreeSet<
 fn sunk(fleet: &Fleet) -> BTreeMap<u64, BTreeSet<String>> {
     let mut keys = BTreeMap::<u64, BTreeSet<String>>::new();
     let text = std::fs::read_to_string(fleet.path("sink.txt")).unwrap_or_default();
-    for line in text.lines() {
-        let (key, n) = line.split_once(' ').unwrap();
+    // The last line may be in the middle of being written.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for line in whole.lines() {
+        let (key, n) = line
+            .split_once(' ')
+            .unwrap_or_else(|| panic!("the sink has the line `{line}`"));
         let n = n
             .parse()
             .unwrap_or_else(|_| panic!("the sink has the line `{line}`"));

@@ -92,6 +92,8 @@ impl Drop for Handle {
         }
         // Nobody can fetch any more; traces and the flow hold each other.
         self.shared.index.clear();
+        // So do messages that were put into a queue after its stage had ended.
+        self.shared.clear_queues();
     }
 }
 

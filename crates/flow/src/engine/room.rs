@@ -52,9 +52,9 @@ impl Room {
 
     /// Takes a place once there is one; false if it is closed before. Cancel-safe.
     pub(crate) async fn take(&self) -> bool {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        // One of those who wait looks for itself; whoever is before the others tells them when it leaves.
+        let mut first = self.waiting.fetch_add(1, Ordering::SeqCst) == 0;
         let _waiting = Waiting(self);
-        let mut first = self.waiting.load(Ordering::SeqCst) == 1;
         loop {
             let turn = self.line.notified();
             tokio::pin!(turn);
@@ -187,5 +187,35 @@ mod tests {
         };
         clock::timeout(Duration::from_secs(20), all).await.unwrap();
         assert_eq!(room.free(), 3);
+    }
+
+    /// Two come to wait for one free place at the same moment: one of them finds it, as nobody gives another that could wake
+    /// them.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_free_place_is_found_by_one_of_two_who_come_at_once() {
+        for _ in 0..5_000 {
+            let room = Arc::new(Room::new(1));
+            let met = Arc::new(AtomicUsize::new(0));
+            let waits = |room: Arc<Room>, met: Arc<AtomicUsize>| async move {
+                met.fetch_add(1, Ordering::SeqCst);
+                for spins in 1.. {
+                    if met.load(Ordering::SeqCst) == 2 {
+                        break;
+                    }
+                    if spins % 1_000 == 0 {
+                        // Both may be on one thread.
+                        yield_now().await;
+                    }
+                    std::hint::spin_loop();
+                }
+                assert!(room.take().await);
+                room.give();
+            };
+            let both = [0; 2].map(|_| start(waits(room.clone(), met.clone())));
+            for task in both {
+                let done = clock::timeout(Duration::from_secs(10), task).await;
+                done.unwrap().unwrap();
+            }
+        }
     }
 }

@@ -441,6 +441,13 @@ impl Shared {
         self.stage_of(node).signal(Signal::Resolve { local, trace });
     }
 
+    /// Drops what is in the queues. What is dropped there is code of users, so it is not done at the gates.
+    pub(crate) fn clear_queues(&self) {
+        for node in &self.nodes {
+            drop(node.gate(|gate| gate.inbox.drain()));
+        }
+    }
+
     /// Puts a message that was held before its node, past all bounds: it had a place.
     pub(crate) fn put_again(&self, node: NodeIx, msg: Msg) {
         self.node(node).gate(|gate| {
