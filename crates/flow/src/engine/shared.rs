@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use volary_kernel::{Mono, SharedClock, TraceId};
 
 use super::{
+    driver::discard,
     durable::{self, Durability},
     fuse,
     gate::{Freed, Gate},
@@ -444,7 +445,7 @@ impl Shared {
     /// Drops what is in the queues. What is dropped there is code of users, so it is not done at the gates.
     pub(crate) fn clear_queues(&self) {
         for node in &self.nodes {
-            drop(node.gate(|gate| gate.inbox.drain()));
+            discard(node.gate(|gate| gate.inbox.drain()));
         }
     }
 
