@@ -158,15 +158,16 @@ impl Drop for Reader {
 
 /// A reader for a trace that has none, if it is this tenant's and not read yet.
 pub(crate) fn attach(trace: Arc<Trace>) -> Option<Reader> {
-    {
+    let kept = {
         let mut cell = trace.cell.lock();
         if cell.attached || cell.gone {
             return None;
         }
         cell.attached = true;
-        if let Some(rare) = &mut cell.rare {
-            rare.expires = None;
-        }
+        cell.rare.as_mut().and_then(|rare| rare.expires.take())
+    };
+    if let Some(expires) = kept {
+        trace.shared.keep_no_more(&trace, expires);
     }
     Some(Reader::new(trace))
 }

@@ -376,6 +376,18 @@ impl Shared {
         self.bell.due_at(expires);
     }
 
+    /// Somebody reads what was kept: it takes no place of others any more.
+    pub(crate) fn keep_no_more(&self, trace: &Trace, expires: Mono) {
+        let mut results = self.results.lock();
+        let from = results.partition_point(|(stamp, _)| *stamp < expires);
+        let mut same = results
+            .range(from..)
+            .take_while(|(stamp, _)| *stamp == expires);
+        if let Some(at) = same.position(|(_, id)| *id == trace.id) {
+            results.remove(from + at);
+        }
+    }
+
     /// Forgets what was kept for too long. Returns when the next is due.
     pub(crate) fn expire_due(&self, now: Mono) -> Option<Mono> {
         loop {

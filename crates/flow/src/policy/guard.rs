@@ -53,7 +53,7 @@ impl Guards {
         }
     }
 
-    /// The guard of a tenant, by its index.
+    /// The guard of a tenant, by the number of it that is never given on: nobody finds what another left.
     pub(crate) fn of(&mut self, tenant: u32) -> &mut Guard {
         self.touches += 1;
         if self.kept.len() >= self.most && !self.kept.contains_key(&tenant) {

@@ -235,7 +235,7 @@ impl Stage {
         let Some(guards) = &mut self.nodes[local].guards else {
             return Ok(None);
         };
-        let guard = guards.of(msg.trace.tenant.ix);
+        let guard = guards.of(msg.trace.tenant.serial);
         if msg.attempts == 0 {
             guard.budget.first_attempt();
         }
@@ -265,7 +265,7 @@ impl Stage {
         let Some(guards) = &mut self.nodes[local].guards else {
             return;
         };
-        let Some(breaker) = &mut guards.of(head.trace.tenant.ix).breaker else {
+        let Some(breaker) = &mut guards.of(head.trace.tenant.serial).breaker else {
             return;
         };
         let change = match failure {
@@ -290,7 +290,7 @@ impl Stage {
         let (Some(pass), Some(guards)) = (head.pass, &mut self.nodes[local].guards) else {
             return;
         };
-        if let Some(breaker) = &mut guards.of(head.trace.tenant.ix).breaker {
+        if let Some(breaker) = &mut guards.of(head.trace.tenant.serial).breaker {
             breaker.abandoned(pass, self.now);
         }
     }
@@ -554,7 +554,7 @@ impl Stage {
         };
         let decision = match &mut node.guards {
             Some(guards) => {
-                let budget = &mut guards.of(head.trace.tenant.ix).budget;
+                let budget = &mut guards.of(head.trace.tenant.serial).budget;
                 decide(&node.policy, attempt, budget, random_unit())
             }
             None => Decision::GiveUp {

@@ -293,3 +293,57 @@ async fn the_first_value_is_not_lost_by_who_waits_for_it_in_vain() {
     assert_eq!(read(again).await.0, [1, 2]);
     assert_empty(&engine);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_tenant_finds_the_breaker_that_another_opened() {
+    let mut plan = TestPlan::new();
+    let node = plan.call("node", |n, _| async move {
+        if n == 0 {
+            return Err(crate::NodeError::retryable("down"));
+        }
+        Ok(next(n))
+    });
+    plan.chain(&[node]);
+    plan.policy(node).breaker = Some(crate::policy::Breaker {
+        failures: 1,
+        open_for: 3600 * S,
+    });
+    let engine = start(plan);
+    for n in 0..100 {
+        let bad = engine.emit(of_tenant(&format!("bad-{n}"), 0)).await;
+        assert!(matches!(read(bad.unwrap()).await.1, Outcome::Failed(_)));
+    }
+    // So many that numbers of tenants are given on.
+    for n in 0..4_000 {
+        let good = engine.emit(of_tenant(&format!("good-{n}"), 1)).await;
+        let outcome = read(good.unwrap()).await.1;
+        assert!(outcome.is_done(), "tenant {n}: {outcome:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_is_fetched_again_and_again_pushes_no_other_out() {
+    let mut plan = TestPlan::new();
+    let node = plan.call("node", pass);
+    plan.chain(&[node]);
+    let config = RunConfig {
+        limits: Limits {
+            results: 10,
+            ..Limits::default()
+        },
+        ..RunConfig::default()
+    };
+    let engine = Engine::start(Arc::new(plan.build()), config);
+    let ids = ["quiet", "loud"].map(|name| {
+        let reader = engine.emit_nowait(of_tenant(name, 1)).unwrap();
+        reader.trace_id()
+    });
+    settle().await;
+    for _ in 0..100 {
+        assert!(engine.fetch(ids[1], &"loud".parse().unwrap()).is_some());
+    }
+    let kept = engine.fetch(ids[0], &"quiet".parse().unwrap());
+    assert_eq!(read(kept.expect("it is kept")).await.0, [1]);
+    clock::sleep(120 * S).await;
+    assert_empty(&engine);
+}
