@@ -481,6 +481,11 @@ impl Stage {
         self.exited = true;
         self.me.busy_since.store(0, Ordering::Relaxed);
         self.me.done.store(true, Ordering::SeqCst);
+        let mut stages = self.shared.stages.iter();
+        if stages.all(|stage| stage.done.load(Ordering::SeqCst)) {
+            // One may have sent something to one that had ended, and messages hold the flow as it holds them.
+            self.shared.clear_queues();
+        }
         self.shared.progress.notify_waiters();
     }
 }

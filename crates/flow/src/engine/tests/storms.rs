@@ -13,12 +13,14 @@ use crate::{
     error::EmitError,
     graph::plan::{Payload, Step},
     observe::{FlowEvent, Observer},
-    outcome::Outcome,
+    outcome::{Outcome, StopReport},
 };
 
 const HANGS: Duration = Duration::from_secs(20);
 /// Traces of each task.
 const ROUNDS: u64 = 1_000;
+/// Flows that are stopped.
+const STOPS: usize = 1_000;
 
 #[expect(clippy::disallowed_methods, reason = "a test awaits it itself")]
 fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
@@ -215,4 +217,92 @@ async fn whatever_is_done_to_traces_each_ends_once_and_nothing_is_left() {
         assert_eq!(kinds[0].0, "trace_start", "{kinds:?}");
     }
     assert_eq!(told.len(), accepted.len(), "nothing else is told of");
+}
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_or_the_last_handle_in_the_middle_of_it_all_leaves_nothing() {
+    for round in 0..STOPS {
+        let told = Arc::new(Told::default());
+        let engine = engine(&told);
+        let shared = Arc::downgrade(&engine.0.shared);
+        let accepted = Arc::new(Mutex::new(Vec::new()));
+        let tasks: Vec<_> = (0..6u64)
+            .map(|task| {
+                let (engine, accepted) = (engine.clone(), accepted.clone());
+                spawn(async move {
+                    for n in 0.. {
+                        match engine.emit(of_tenant("ann", task + n)).await {
+                            Ok(reader) => {
+                                accepted.lock().push(reader.trace_id());
+                                if chance(70) {
+                                    ends(reader).await;
+                                }
+                            }
+                            Err(EmitError::Stopped) => return,
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        clock::sleep(Duration::from_micros(below(1_500))).await;
+        let limit = if round % 2 == 0 { Duration::ZERO } else { MS };
+        let report: StopReport = clock::timeout(HANGS, engine.stop(limit))
+            .await
+            .expect("it stops");
+        for task in tasks {
+            clock::timeout(HANGS, task)
+                .await
+                .expect("no caller hangs")
+                .unwrap();
+        }
+        {
+            let accepted = accepted.lock();
+            assert!(report.unfinished.iter().all(|id| accepted.contains(id)));
+            let told = told.0.lock();
+            assert!(
+                told.keys().all(|id| accepted.contains(id)),
+                "others are told of"
+            );
+        }
+        drop(engine);
+        let freed = async {
+            while shared.strong_count() > 0 {
+                clock::sleep(MS).await;
+            }
+        };
+        clock::timeout(HANGS, freed)
+            .await
+            .expect("nothing holds the flow");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_last_handle_is_dropped_every_reader_learns_it_and_the_flow_is_freed() {
+    for round in 0..STOPS as u64 {
+        let told = Arc::new(Told::default());
+        let engine = engine(&told);
+        let shared = Arc::downgrade(&engine.0.shared);
+        let mut readers = Vec::new();
+        for n in 0..6 {
+            let emitted = engine.emit_nowait(of_tenant("ann", round + n));
+            readers.extend(emitted.ok());
+            if chance(50) {
+                tokio::task::yield_now().await;
+            }
+        }
+        for _ in 0..below(2_000) {
+            std::hint::spin_loop();
+        }
+        drop(engine);
+        for reader in readers {
+            ends(reader).await;
+        }
+        let freed = async {
+            while shared.strong_count() > 0 {
+                clock::sleep(MS).await;
+            }
+        };
+        let freed = clock::timeout(HANGS, freed).await;
+        freed.expect("nothing holds the flow");
+    }
 }
