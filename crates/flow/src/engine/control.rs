@@ -147,6 +147,10 @@ pub(crate) fn release(trace: &Arc<Trace>) -> bool {
 
 fn tell(trace: &Trace, kind: FlowEventKind) {
     let mut pen = trace.shared.pen.lock();
+    // It may not have run anywhere yet.
+    if pen.is_on() && trace.first_to_tell() {
+        pen.started(trace);
+    }
     pen.event(trace, trace.shared.now(), kind);
     pen.flush();
 }
