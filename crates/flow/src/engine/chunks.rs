@@ -64,10 +64,8 @@ fn wait(
     drop(cell);
     let reason = DropReason::Abandoned;
     let shared = &trace.shared;
-    let mut pen = shared.pen.lock();
     let outcome = Outcome::Dropped { reason };
-    shared.end(&mut pen, trace, outcome, None, shared.now());
-    pen.flush();
+    shared.write(|pen| shared.end(pen, trace, outcome, None, shared.now()));
     Poll::Ready(Err(NodeError::permanent("nobody reads the trace")))
 }
 

@@ -70,23 +70,23 @@ pub(crate) fn cancel(trace: &Arc<Trace>) -> CancelReport {
     // Held until the cancel is told, so that its finish is not told before.
     let pending = trace.add(1).pending as usize - 1;
     let now = shared.now();
-    let mut pen = shared.pen.lock();
-    let cancelled = shared.end(&mut pen, trace, Outcome::Cancelled, None, now);
-    let mut report = CancelReport::default();
-    if cancelled {
-        let queued = pending.saturating_sub(running);
-        report = CancelReport {
-            cancelled,
-            queued,
-            running,
-        };
-        shared.metrics.totals().trace_cancel_start.inc();
-        let kind = FlowEventKind::CancelStart { queued, running };
-        pen.event(trace, now, kind);
-    }
-    shared.dropped(&mut pen, trace, 1);
-    pen.flush();
-    report
+    shared.write(|pen| {
+        let cancelled = shared.end(pen, trace, Outcome::Cancelled, None, now);
+        let mut report = CancelReport::default();
+        if cancelled {
+            let queued = pending.saturating_sub(running);
+            report = CancelReport {
+                cancelled,
+                queued,
+                running,
+            };
+            shared.metrics.totals().trace_cancel_start.inc();
+            let kind = FlowEventKind::CancelStart { queued, running };
+            pen.event(trace, now, kind);
+        }
+        shared.dropped(pen, trace, 1);
+        report
+    })
 }
 
 /// Holds what of a trace is not running yet.
@@ -146,11 +146,11 @@ pub(crate) fn release(trace: &Arc<Trace>) -> bool {
 }
 
 fn tell(trace: &Trace, kind: FlowEventKind) {
-    let mut pen = trace.shared.pen.lock();
-    // It may not have run anywhere yet.
-    if pen.is_on() && trace.first_to_tell() {
-        pen.started(trace);
-    }
-    pen.event(trace, trace.shared.now(), kind);
-    pen.flush();
+    trace.shared.write(|pen| {
+        // It may not have run anywhere yet.
+        if pen.is_on() && trace.first_to_tell() {
+            pen.started(trace);
+        }
+        pen.event(trace, trace.shared.now(), kind);
+    });
 }

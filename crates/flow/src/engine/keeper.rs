@@ -69,11 +69,11 @@ impl Keeper {
         let now = shared.now();
         let due = shared.index.due(now);
         if !due.is_empty() {
-            let mut pen = shared.pen.lock();
-            for trace in due {
-                shared.end(&mut pen, &trace, Outcome::DeadlineExceeded, None, now);
-            }
-            pen.flush();
+            shared.write(|pen| {
+                for trace in due {
+                    shared.end(pen, &trace, Outcome::DeadlineExceeded, None, now);
+                }
+            });
         }
         let expiry = shared.expire_due(now);
         let watch = self.watch(now);
@@ -110,10 +110,8 @@ impl Keeper {
             tracing::warn!(flow = %shared.plan.name, node = %name, ?since, "a node holds its thread");
             shared.metrics.blocked(node);
             if let Some(tag) = stage.busy_for() {
-                let mut pen = shared.pen.lock();
                 let kind = FlowEventKind::NodeBlocked { since };
-                pen.tap.event(&tag, Some(node), 0, now, kind);
-                pen.flush();
+                shared.write(|pen| pen.tap.event(&tag, Some(node), 0, now, kind));
             }
         }
         shared.show();

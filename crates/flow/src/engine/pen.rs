@@ -1,5 +1,8 @@
 //! What somebody who runs or ends traces writes down with: events and counts.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
 use volary_kernel::Mono;
 
 use super::trace::Trace;
@@ -95,5 +98,59 @@ impl Pen {
         if let Counting::Stage(stage) = &mut self.metrics {
             stage.flush();
         }
+    }
+}
+
+/// A pen for all who are no stage.
+pub(crate) struct SharedPen {
+    pen: Mutex<Pen>,
+    /// The thread that has it; 0 is none.
+    holder: AtomicUsize,
+}
+
+/// Nobody has the pen any more.
+struct LaidDown<'a>(&'a AtomicUsize);
+
+impl Drop for LaidDown<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+impl SharedPen {
+    pub(crate) const fn new(pen: Pen) -> Self {
+        Self {
+            pen: Mutex::new(pen),
+            holder: AtomicUsize::new(0),
+        }
+    }
+
+    /// Writes with it, or with a `spare` one where this thread has it already: what is dropped with a trace is code of a
+    /// user, which may end another.
+    pub(crate) fn write<R>(
+        &self,
+        spare: impl FnOnce() -> Pen,
+        work: impl FnOnce(&mut Pen) -> R,
+    ) -> R {
+        thread_local!(static ME: u8 = const { 0 });
+        let me = ME.with(|me| std::ptr::from_ref(me).addr());
+        // Only this thread writes its own number, and takes it away again.
+        if self.holder.load(Ordering::Relaxed) == me {
+            let mut pen = spare();
+            let done = work(&mut pen);
+            pen.flush();
+            return done;
+        }
+        let mut pen = self.pen.lock();
+        self.holder.store(me, Ordering::Relaxed);
+        let _laid_down = LaidDown(&self.holder);
+        let done = work(&mut pen);
+        pen.flush();
+        done
+    }
+
+    /// Waits until whoever has it has written.
+    pub(crate) fn wait(&self) {
+        drop(self.pen.lock());
     }
 }

@@ -23,7 +23,7 @@ use super::{
     inbox::Inbox,
     index::Index,
     joins::Need,
-    pen::{Counting, Pen},
+    pen::{Counting, Pen, SharedPen},
     room::Room,
     tenants::Tenants,
     trace::{Msg, Trace},
@@ -214,7 +214,7 @@ pub(crate) struct Shared {
     /// What keeps its traces, of a durable flow; or why it cannot run as one.
     pub durable: Option<Result<Arc<Durability>, String>>,
     /// For those who are no stage.
-    pub pen: Mutex<Pen>,
+    pub pen: SharedPen,
     results: Mutex<VecDeque<(Mono, TraceId)>>,
 }
 
@@ -242,10 +242,7 @@ impl Shared {
             progress: Notify::new(),
             exited: AtomicBool::new(false),
             bell: Bell::default(),
-            pen: Mutex::new(Pen {
-                tap: observing.tap(&[]),
-                metrics: Counting::Direct(metrics.clone()),
-            }),
+            pen: SharedPen::new(pen_of(&observing, &metrics)),
             observing,
             metrics,
             durable,
@@ -258,6 +255,12 @@ impl Shared {
 
     pub(crate) fn now(&self) -> Mono {
         self.clock.mono()
+    }
+
+    /// Writes and counts for one who is no stage.
+    pub(crate) fn write<R>(&self, work: impl FnOnce(&mut Pen) -> R) -> R {
+        let spare = || pen_of(&self.observing, &self.metrics);
+        self.pen.write(spare, work)
     }
 
     pub(crate) fn node(&self, node: NodeIx) -> &NodeShared {
@@ -468,6 +471,14 @@ impl Shared {
             gate.inbox.put(msg.into());
         });
         self.stage_of(node).schedule();
+    }
+}
+
+/// A pen for one who is no stage.
+fn pen_of(observing: &Observing, metrics: &FlowMetrics) -> Pen {
+    Pen {
+        tap: observing.tap(&[]),
+        metrics: Counting::Direct(metrics.clone()),
     }
 }
 

@@ -45,14 +45,14 @@ impl Shared {
     fn end_all(&self) -> Vec<volary_kernel::TraceId> {
         let reason = DropReason::Stopped;
         let now = self.now();
-        let mut pen = self.pen.lock();
         let mut ended = Vec::new();
-        for trace in self.index.all() {
-            if self.end(&mut pen, &trace, Outcome::Dropped { reason }, None, now) {
-                ended.push(trace.id);
+        self.write(|pen| {
+            for trace in self.index.all() {
+                if self.end(pen, &trace, Outcome::Dropped { reason }, None, now) {
+                    ended.push(trace.id);
+                }
             }
-        }
-        pen.flush();
+        });
         ended
     }
 
@@ -91,7 +91,7 @@ impl Shared {
         }
         self.show();
         // Whoever ends a trace from outside holds the pen until that is written down.
-        drop(self.pen.lock());
+        self.pen.wait();
         // Observers get what was told until here, if they are quick enough.
         let _they_may_be_slow = clock::timeout(GRACE, self.observing.close()).await;
         for stage in &self.stages {

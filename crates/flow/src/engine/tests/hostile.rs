@@ -347,3 +347,45 @@ async fn a_result_that_is_fetched_again_and_again_pushes_no_other_out() {
     clock::sleep(120 * S).await;
     assert_empty(&engine);
 }
+
+/// Cancels a trace when it is dropped.
+struct Cancels(Engine, volary_kernel::TraceId);
+
+impl Drop for Cancels {
+    fn drop(&mut self) {
+        self.0.cancel(self.1, &Tenant::default());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_cancels_another_trace_when_it_is_dropped_stops_nothing() {
+    let slot = Arc::new(std::sync::OnceLock::<(Engine, volary_kernel::TraceId)>::new());
+    let given = slot.clone();
+    let mut plan = TestPlan::new();
+    let a = plan.call("a", move |n, context: crate::Context| {
+        let given = given.clone();
+        async move {
+            if n > 1 {
+                return Ok(next(n));
+            }
+            context.pause();
+            Ok(match given.get() {
+                Some((engine, other)) => Step::Next(Box::new(Cancels(engine.clone(), *other))),
+                None => next(n),
+            })
+        }
+    });
+    let b = plan.call("b", pass);
+    plan.chain(&[a, b]);
+    let engine = start(plan);
+    let other = engine.emit(envelope(0)).await.unwrap();
+    assert!(slot.set((engine.clone(), other.trace_id())).is_ok());
+    let one = engine.emit(within(20 * MS, 1)).await.unwrap();
+    let ends = clock::timeout(10 * S, read(one)).await.expect("it ends");
+    assert!(matches!(ends.1, Outcome::DeadlineExceeded), "{:?}", ends.1);
+    // The keeper drops what was held, and goes on.
+    let other = clock::timeout(10 * S, read(other)).await.expect("it ends");
+    assert!(matches!(other.1, Outcome::Cancelled), "{:?}", other.1);
+    works(&engine).await;
+    assert!(engine.stop(S).await.is_clean());
+}
