@@ -37,6 +37,13 @@ fn chance(percent: u64) -> bool {
     below(100) < percent
 }
 
+/// Lets others run so often.
+async fn turns(count: u64) {
+    for _ in 0..count {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Kinds of events per trace, as they were told.
 #[derive(Default)]
 struct Told(Mutex<HashMap<TraceId, Vec<FlowEvent>>>);
@@ -64,7 +71,7 @@ fn plan() -> TestPlan {
         Ok(next(n))
     };
     let slow = |n: u64, _| async move {
-        clock::sleep(Duration::from_micros(n % 300)).await;
+        turns(n % 40).await;
         Ok(next(n))
     };
     let each = |n: u64, _| async move {
@@ -191,7 +198,7 @@ async fn whatever_is_done_to_traces_each_ends_once_and_nothing_is_left() {
     }
     let rest = async {
         while engine.0.shared.live() > 0 {
-            clock::sleep(MS).await;
+            turns(1).await;
         }
     };
     clock::timeout(HANGS, rest).await.expect("all ended");
@@ -247,7 +254,7 @@ async fn a_stop_or_the_last_handle_in_the_middle_of_it_all_leaves_nothing() {
                 })
             })
             .collect();
-        clock::sleep(Duration::from_micros(below(1_500))).await;
+        turns(below(1_500)).await;
         let limit = if round % 2 == 0 { Duration::ZERO } else { MS };
         let report: StopReport = clock::timeout(HANGS, engine.stop(limit))
             .await
@@ -270,7 +277,7 @@ async fn a_stop_or_the_last_handle_in_the_middle_of_it_all_leaves_nothing() {
         drop(engine);
         let freed = async {
             while shared.strong_count() > 0 {
-                clock::sleep(MS).await;
+                turns(1).await;
             }
         };
         clock::timeout(HANGS, freed)
@@ -302,7 +309,7 @@ async fn when_the_last_handle_is_dropped_every_reader_learns_it_and_the_flow_is_
         }
         let freed = async {
             while shared.strong_count() > 0 {
-                clock::sleep(MS).await;
+                turns(1).await;
             }
         };
         let freed = clock::timeout(HANGS, freed).await;
