@@ -341,6 +341,11 @@ impl Window {
         fresh.extend(self.held.drain(..until));
     }
 
+    /// Keeps room for no more than so many.
+    pub(crate) fn shrink_to(&mut self, records: usize) {
+        self.held.shrink_to(records);
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty()

@@ -33,6 +33,8 @@ use crate::{
 
 /// Most records that wait for the observer task (4 MiB).
 const MAX_RECORDS: usize = 65_536;
+/// While nothing happens, there is room for so many (128 KiB).
+const KEPT_RECORDS: usize = 2_048;
 /// Most bytes of texts that wait with them.
 const MAX_BYTES: usize = 8 << 20;
 /// A tap hands over before the end of a wake when it holds this many.
@@ -391,7 +393,20 @@ impl Tell {
         }
         self.tell();
         self.fresh = fresh;
+        if self.window.is_empty() {
+            self.rest();
+        }
         self
+    }
+
+    /// Gives back what a flood took, once it is over.
+    fn rest(&mut self) {
+        self.fresh.shrink_to(KEPT_RECORDS);
+        self.window.shrink_to(KEPT_RECORDS);
+        let mut waiting = self.hub.waiting.lock();
+        if waiting.records.is_empty() {
+            waiting.records.shrink_to(KEPT_RECORDS);
+        }
     }
 
     fn expand(&mut self, record: Record, chains: &[Vec<NodeIx>], times: Times) {
