@@ -72,6 +72,7 @@ pub(super) struct Desk {
     peer: Name,
     jobs: mpsc::Sender<Job>,
     identities: IdentityRegistry,
+    crowded: Arc<Crowded>,
     unverified: Arc<Unverified>,
 }
 
@@ -112,6 +113,10 @@ pub(super) fn desk(peer: Name, tenants: Vec<Tenant>, grounds: Grounds) -> (Desk,
         peer: peer.clone(),
         jobs: sender,
         identities: grounds.identities.clone(),
+        crowded: Arc::new(Crowded {
+            clock: grounds.clock.clone(),
+            lowest: parking_lot::Mutex::default(),
+        }),
         unverified: Arc::new(unverified),
     };
     let receiver = Receiver {
@@ -174,13 +179,17 @@ impl Desk {
             durable,
             reply,
         };
-        let refused = match self.jobs.try_send(job) {
+        let refused = match self.crowded.admit(sender, job, &self.jobs) {
             Ok(()) => Refusal::Closed,
-            Err(mpsc::error::TrySendError::Full(_)) => {
+            Err(Turned::Full) => {
                 let full = Admission::Refused(full(&self.peer));
                 return Box::pin(std::future::ready(vec![full; count]));
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
+            Err(Turned::Behind) => {
+                let waits = Admission::Refused(waits());
+                return Box::pin(std::future::ready(vec![waits; count]));
+            }
+            Err(Turned::Closed) => {
                 return Box::pin(std::future::ready(vec![
                     Admission::Refused(Refusal::Closed);
                     count
@@ -192,6 +201,70 @@ impl Desk {
             let answers = answered.await;
             answers.unwrap_or_else(|_| vec![Admission::Refused(refused); count])
         })
+    }
+}
+
+/// Frames that found no room in the queue, by sender the lowest number of them: until that comes again, or is settled, or a
+/// while has passed, later frames of the sender find none either. Else they would overtake it.
+struct Crowded {
+    clock: SharedClock,
+    lowest: parking_lot::Mutex<HashMap<AgentId, (u64, Mono)>>,
+}
+
+/// Why a frame does not get into the queue.
+enum Turned {
+    Full,
+    /// An earlier one of its sender has to come first.
+    Behind,
+    Closed,
+}
+
+impl Crowded {
+    /// Puts a frame into the queue, if there is room and none of its sender has to come before it.
+    fn admit(&self, sender: AgentId, job: Job, jobs: &mpsc::Sender<Job>) -> Result<(), Turned> {
+        let numbers = job.durable.as_ref().map(|durable| {
+            let (lowest, highest) = (durable.orders.iter().min(), durable.orders.iter().max());
+            (durable.low, lowest.copied(), highest.copied())
+        });
+        let Some((settled, Some(lowest), Some(highest))) = numbers else {
+            // At most once: nothing is promised of its order with others.
+            return jobs.try_send(job).map_err(Turned::of);
+        };
+        let mut waiting = self.lowest.lock();
+        let now = self.clock.mono();
+        if let Some((first, until)) = waiting.get(&sender) {
+            let over = *until <= now || settled > *first;
+            if !over && lowest > *first {
+                return Err(Turned::Behind);
+            }
+            if over || highest >= *first {
+                waiting.remove(&sender);
+            }
+        }
+        jobs.try_send(job).map_err(|error| {
+            let turned = Turned::of(error);
+            if matches!(turned, Turned::Full) && waiting.len() < HOLDS {
+                waiting.insert(sender, (lowest, now + HOLD));
+            }
+            turned
+        })
+    }
+}
+
+impl Turned {
+    fn of<T>(error: mpsc::error::TrySendError<T>) -> Self {
+        match error {
+            mpsc::error::TrySendError::Full(_) => Self::Full,
+            mpsc::error::TrySendError::Closed(_) => Self::Closed,
+        }
+    }
+}
+
+/// What is told of a message that would overtake one of its sender.
+fn waits() -> Refusal {
+    Refusal::Full {
+        what: "an earlier message of its sender waits".into(),
+        retry_after: Duration::ZERO,
     }
 }
 
@@ -402,11 +475,7 @@ impl Receiver {
                     .await;
             }
             holds.hold(sender, order, receivers, now);
-            let waits = Refusal::Full {
-                what: "an earlier message of its sender waits".into(),
-                retry_after: Duration::ZERO,
-            };
-            return Ok(Some((Admission::Refused(waits), 0)));
+            return Ok(Some((Admission::Refused(waits()), 0)));
         }
         self.take_unheld(tx, message, sealed, order, holds).await
     }
@@ -503,5 +572,56 @@ fn refusal_of(error: &StoreError, alone: bool) -> Refusal {
             what: "the store".into(),
             retry_after: FULL_RETRY,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use volary_kernel::ManualClock;
+
+    use super::*;
+    use crate::identity::Identity;
+
+    fn frame(low: u64, orders: &[u64]) -> Job {
+        Job {
+            messages: Vec::new(),
+            durable: Some(Durable {
+                low,
+                orders: orders.to_vec(),
+            }),
+            reply: oneshot::channel().0,
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_sender_overtakes_a_frame_that_found_no_room() {
+        let clock = ManualClock::default();
+        let crowded = Crowded {
+            clock: clock.shared(),
+            lowest: parking_lot::Mutex::default(),
+        };
+        let [sender, other] = [0; 2].map(|_| Identity::generate().unwrap().id());
+        let (jobs, mut queue) = mpsc::channel(1);
+        assert!(crowded.admit(sender, frame(1, &[1, 2]), &jobs).is_ok());
+        let turned = crowded.admit(sender, frame(1, &[3, 4]), &jobs);
+        assert!(matches!(turned, Err(Turned::Full)));
+        drop(queue.try_recv());
+        let turned = crowded.admit(sender, frame(1, &[5, 6]), &jobs);
+        assert!(matches!(turned, Err(Turned::Behind)), "there is room again");
+        assert!(crowded.admit(other, frame(1, &[9]), &jobs).is_ok());
+        drop(queue.try_recv());
+        assert!(crowded.admit(sender, frame(1, &[3, 4]), &jobs).is_ok());
+        drop(queue.try_recv());
+        assert!(crowded.admit(sender, frame(1, &[5, 6]), &jobs).is_ok());
+        // What was turned away may never come again: it was settled otherwise, or its sender is gone.
+        let turned = crowded.admit(sender, frame(1, &[7]), &jobs);
+        assert!(matches!(turned, Err(Turned::Full)));
+        drop(queue.try_recv());
+        assert!(crowded.admit(sender, frame(8, &[8]), &jobs).is_ok());
+        let turned = crowded.admit(sender, frame(8, &[10]), &jobs);
+        assert!(matches!(turned, Err(Turned::Full)));
+        drop(queue.try_recv());
+        clock.advance(HOLD);
+        assert!(crowded.admit(sender, frame(8, &[11]), &jobs).is_ok());
     }
 }
