@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{self, Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use volary_kernel::clock::Mono;
 
 use super::{LinkError, Outgoing};
@@ -47,6 +47,9 @@ struct Open {
 
 /// Room for frames that are not answered.
 struct Window {
+    /// Whose turn it is to find room: frames that found it at the same moment would go in whatever order their senders'
+    /// tasks wake. Who waits has its place in the line from its first poll on.
+    line: sync::Mutex<()>,
     frames: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     max_bytes: usize,
@@ -95,6 +98,7 @@ impl Gate {
         *state = State::Open(Open {
             connection,
             window: Arc::new(Window {
+                line: sync::Mutex::new(()),
                 frames: Arc::new(Semaphore::new(frames as usize)),
                 bytes: Arc::new(Semaphore::new(bytes as usize)),
                 max_bytes: bytes as usize,
@@ -159,6 +163,7 @@ impl Gate {
                 limit: window.frame_bytes,
             });
         }
+        let _turn = window.line.lock().await;
         let Some(room) = window.room(bytes).await else {
             // The connection ended meanwhile, or the link is closing.
             self.window(outgoing.connection)?;
