@@ -39,9 +39,9 @@ use crate::{
 const LEND: usize = 256;
 /// Most messages of one frame.
 pub(super) const FRAME: usize = 64;
-/// Bytes after which a frame takes no further message. Well below what a link takes, so that only a single large message
-/// can be too large for it.
-const FRAME_BYTES: usize = 512 * 1024;
+/// Bytes after which a frame takes no further message, unless the peer takes less. Well below what a link takes by default,
+/// so that mostly only a single large message can be too large for it.
+pub(super) const FRAME_BYTES: usize = 512 * 1024;
 /// Most messages in hand: a window of full frames.
 const IN_HAND: usize = 64 * FRAME;
 /// Longest a courier waits for something to send before it looks around.
@@ -133,6 +133,8 @@ struct Run {
     /// What waits is being numbered anew: nothing is sent meanwhile.
     outgrowing: bool,
     resting: HashMap<AgentId, Resting>,
+    /// After so many bytes a frame takes no further message, if over this connection that is less than [`FRAME_BYTES`].
+    frame_bytes: Option<usize>,
     /// What the peer said of its agents last.
     said: Option<bytes::Bytes>,
     /// When that is looked at again, because it could not be taken.
@@ -145,6 +147,7 @@ impl Run {
     fn over(&mut self, connection: Option<u64>) {
         if self.connection != connection {
             self.connection = connection;
+            self.frame_bytes = None;
             self.broken = self.on_the_way > 0;
             self.stale |= self.lending;
         }
@@ -342,7 +345,8 @@ impl Courier {
         let mut bytes = 0;
         for parcel in parcels {
             let more = parcel.encoded.len();
-            if !frame.is_empty() && (frame.len() >= FRAME || bytes + more > FRAME_BYTES) {
+            let most = run.frame_bytes.unwrap_or(FRAME_BYTES);
+            if !frame.is_empty() && (frame.len() >= FRAME || bytes + more > most) {
                 self.send_frame(run, identity, std::mem::take(&mut frame));
                 bytes = 0;
             }
@@ -374,13 +378,6 @@ impl Courier {
             low: self.peer.outbox.queue.low(),
             orders: parcels.iter().map(|parcel| parcel.loan.number()).collect(),
         };
-        let sent = Sent {
-            sender: identity.id(),
-            name: self.peers.sender_name(&identity.id()),
-            parcels,
-        };
-        run.in_hand += count;
-        run.on_the_way += 1;
         let mut answers = self.wire.send(Outgoing {
             frame,
             count,
@@ -389,6 +386,19 @@ impl Courier {
         });
         // Polled at once, so that frames find their place in the window in the order in which they were made.
         let early = answers.as_mut().now_or_never();
+        if count > 1 && matches!(early, Some(Err(LinkError::TooLarge { .. }))) {
+            // In smaller frames, before anything that is behind it goes. A message of more than half of this goes alone.
+            let bytes: usize = parcels.iter().map(|parcel| parcel.encoded.len()).sum();
+            run.frame_bytes = Some(bytes / 2);
+            return self.send_frames(run, identity, parcels);
+        }
+        let sent = Sent {
+            sender: identity.id(),
+            name: self.peers.sender_name(&identity.id()),
+            parcels,
+        };
+        run.in_hand += count;
+        run.on_the_way += 1;
         run.busy.push(Box::pin(async move {
             let answers = match early {
                 Some(answers) => answers,

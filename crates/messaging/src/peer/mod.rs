@@ -9,7 +9,9 @@
 //! Parts are made in this order: [`Peers::open`], then [`crate::Post`] with [`Peers::routes`], then
 //! [`Peers::reception`] and [`Peers::connect`] for each peer with an address.
 
+mod commits;
 mod courier;
+mod holds;
 mod introduce;
 mod once;
 mod outbox;

@@ -24,7 +24,7 @@ use volary_kernel::{
     task::TaskResult,
 };
 
-use super::{OnceCounts, Wire};
+use super::{OnceCounts, Wire, courier::FRAME_BYTES};
 use crate::{
     admission::Admission,
     frame,
@@ -180,17 +180,22 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// The messages by sender, each sender's in order.
+/// The messages by sender, each sender's in order, as much at once as one frame takes.
 fn by_sender(some: &mut Vec<Message>) -> Vec<(AgentId, Vec<Message>)> {
     let mut order: Vec<(AgentId, Vec<Message>)> = Vec::new();
-    let mut places: HashMap<AgentId, usize> = HashMap::new();
+    let mut places: HashMap<AgentId, (usize, usize)> = HashMap::new();
     for message in some.drain(..) {
-        let sender = message.sender().id();
-        let place = *places.entry(sender).or_insert_with(|| {
-            order.push((sender, Vec::new()));
-            order.len() - 1
-        });
-        order[place].1.push(message);
+        let (sender, more) = (message.sender().id(), message.body().len());
+        match places.get_mut(&sender) {
+            Some((place, bytes)) if *bytes + more <= FRAME_BYTES => {
+                *bytes += more;
+                order[*place].1.push(message);
+            }
+            _ => {
+                places.insert(sender, (order.len(), more));
+                order.push((sender, vec![message]));
+            }
+        }
     }
     order
 }

@@ -5,16 +5,16 @@
 //!     does the peer vouch for the sender?         up to 4 commits on their way, in order
 //! ```
 //! A sender's order holds when a message is turned back for now: until that message comes again, later ones of the same
-//! sender for the same receiver are turned back as well.
+//! sender for the same receiver are turned back as well (see `holds`).
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::sync::{
+    Mutex,
+    mpsc::{self, error::TrySendError},
+    oneshot,
 };
-
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
-use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use volary_kernel::{
     clock::{self, Mono, SharedClock},
@@ -26,6 +26,8 @@ use volary_store::{Batch, SharedStore, StoreError};
 
 use super::{
     Beat,
+    commits::Commits,
+    holds::{Holds, Missed},
     told::{Allowance, Unverified},
 };
 use crate::{
@@ -50,10 +52,6 @@ const BYTES: usize = 4 << 20;
 const LARGE: usize = 64 << 10;
 /// Most commits on their way.
 const COMMITS: usize = 4;
-/// How long a message that was turned back for now holds back those behind it, unless it comes again.
-const HOLD: Duration = Duration::from_secs(60);
-/// Most messages whose followers are held back, of one peer.
-const HOLDS: usize = 16_384;
 /// How often it is looked whether what was left out of the journal is to be told.
 const LEFT_OUT: Duration = Duration::from_secs(1);
 /// Shortest time between two warnings that messages could not be stored.
@@ -72,7 +70,7 @@ pub(super) struct Desk {
     peer: Name,
     jobs: mpsc::Sender<Job>,
     identities: IdentityRegistry,
-    crowded: Arc<Crowded>,
+    missed: Arc<Missed>,
     unverified: Arc<Unverified>,
 }
 
@@ -91,7 +89,9 @@ pub(super) struct Receiver {
     peer: Name,
     tenants: Vec<Tenant>,
     grounds: Grounds,
-    jobs: Arc<Mutex<mpsc::Receiver<Job>>>,
+    /// What waits, and whose messages are held back: that outlives a run which failed.
+    line: Mutex<(mpsc::Receiver<Job>, Holds)>,
+    missed: Arc<Missed>,
     answers: AdmissionCounters,
     repeated: Counter,
     allowance: parking_lot::Mutex<Allowance>,
@@ -102,6 +102,7 @@ pub(super) struct Receiver {
 pub(super) fn desk(peer: Name, tenants: Vec<Tenant>, grounds: Grounds) -> (Desk, Receiver) {
     let (sender, jobs) = mpsc::channel(FRAMES);
     let label = [peer.as_str()];
+    let missed = Arc::new(Missed::default());
     let unverified = Unverified {
         counter: metrics::peer_unverified(&grounds.metrics).with(&label),
         peer: peer.clone(),
@@ -113,10 +114,7 @@ pub(super) fn desk(peer: Name, tenants: Vec<Tenant>, grounds: Grounds) -> (Desk,
         peer: peer.clone(),
         jobs: sender,
         identities: grounds.identities.clone(),
-        crowded: Arc::new(Crowded {
-            clock: grounds.clock.clone(),
-            lowest: parking_lot::Mutex::default(),
-        }),
+        missed: missed.clone(),
         unverified: Arc::new(unverified),
     };
     let receiver = Receiver {
@@ -126,7 +124,8 @@ pub(super) fn desk(peer: Name, tenants: Vec<Tenant>, grounds: Grounds) -> (Desk,
         peer,
         tenants,
         grounds,
-        jobs: Arc::new(Mutex::new(jobs)),
+        line: Mutex::new((jobs, Holds::default())),
+        missed,
         warned: Arc::default(),
     };
     (desk, receiver)
@@ -173,91 +172,31 @@ impl Desk {
             let refused = Admission::Refused(Refusal::Invalid { problem });
             return Box::pin(std::future::ready(vec![refused; count]));
         }
+        let order = durable.as_ref().and_then(lowest);
         let (reply, answered) = oneshot::channel();
         let job = Job {
             messages: frame.into_sealed(),
             durable,
             reply,
         };
-        let refused = match self.crowded.admit(sender, job, &self.jobs) {
-            Ok(()) => Refusal::Closed,
-            Err(Turned::Full) => {
-                let full = Admission::Refused(full(&self.peer));
-                return Box::pin(std::future::ready(vec![full; count]));
+        let refused = match self.missed.try_send(&self.jobs, job, sender, order) {
+            Ok(()) => {
+                // Without an answer nothing is claimed: the sender tries again and gets the first result.
+                return Box::pin(async move {
+                    let answers = answered.await;
+                    answers.unwrap_or_else(|_| vec![Admission::Refused(Refusal::Closed); count])
+                });
             }
-            Err(Turned::Behind) => {
-                let waits = Admission::Refused(waits());
-                return Box::pin(std::future::ready(vec![waits; count]));
-            }
-            Err(Turned::Closed) => {
-                return Box::pin(std::future::ready(vec![
-                    Admission::Refused(Refusal::Closed);
-                    count
-                ]));
-            }
+            Err(TrySendError::Full(_)) => full(&self.peer),
+            Err(TrySendError::Closed(_)) => Refusal::Closed,
         };
-        // Without an answer nothing is claimed: the sender tries again and gets the first result.
-        Box::pin(async move {
-            let answers = answered.await;
-            answers.unwrap_or_else(|_| vec![Admission::Refused(refused); count])
-        })
+        Box::pin(std::future::ready(vec![Admission::Refused(refused); count]))
     }
 }
 
-/// Frames that found no room in the queue, by sender the lowest number of them: until that comes again, or is settled, or a
-/// while has passed, later frames of the sender find none either. Else they would overtake it.
-struct Crowded {
-    clock: SharedClock,
-    lowest: parking_lot::Mutex<HashMap<AgentId, (u64, Mono)>>,
-}
-
-/// Why a frame does not get into the queue.
-enum Turned {
-    Full,
-    /// An earlier one of its sender has to come first.
-    Behind,
-    Closed,
-}
-
-impl Crowded {
-    /// Puts a frame into the queue, if there is room and none of its sender has to come before it.
-    fn admit(&self, sender: AgentId, job: Job, jobs: &mpsc::Sender<Job>) -> Result<(), Turned> {
-        let numbers = job.durable.as_ref().map(|durable| {
-            let (lowest, highest) = (durable.orders.iter().min(), durable.orders.iter().max());
-            (durable.low, lowest.copied(), highest.copied())
-        });
-        let Some((settled, Some(lowest), Some(highest))) = numbers else {
-            // At most once: nothing is promised of its order with others.
-            return jobs.try_send(job).map_err(Turned::of);
-        };
-        let mut waiting = self.lowest.lock();
-        let now = self.clock.mono();
-        if let Some((first, until)) = waiting.get(&sender) {
-            let over = *until <= now || settled > *first;
-            if !over && lowest > *first {
-                return Err(Turned::Behind);
-            }
-            if over || highest >= *first {
-                waiting.remove(&sender);
-            }
-        }
-        jobs.try_send(job).map_err(|error| {
-            let turned = Turned::of(error);
-            if matches!(turned, Turned::Full) && waiting.len() < HOLDS {
-                waiting.insert(sender, (lowest, now + HOLD));
-            }
-            turned
-        })
-    }
-}
-
-impl Turned {
-    fn of<T>(error: mpsc::error::TrySendError<T>) -> Self {
-        match error {
-            mpsc::error::TrySendError::Full(_) => Self::Full,
-            mpsc::error::TrySendError::Closed(_) => Self::Closed,
-        }
-    }
+/// The number of a frame's first message.
+fn lowest(durable: &Durable) -> Option<u64> {
+    durable.orders.iter().min().copied()
 }
 
 /// What is told of a message that would overtake one of its sender.
@@ -275,68 +214,41 @@ fn full(peer: &Name) -> Refusal {
     }
 }
 
-/// Messages that were turned back for now, by sender and receiver (`None` stands for all): those behind them wait.
-#[derive(Default)]
-struct Holds {
-    held: HashMap<(AgentId, Option<Name>), BTreeMap<u64, Mono>>,
-    count: usize,
-}
-
-impl Holds {
-    /// Whether a message has to wait for an earlier one.
-    fn stops(&self, sender: AgentId, order: u64, receivers: &[Name], now: Mono) -> bool {
-        let held = |receiver: Option<Name>| {
-            self.held
-                .get(&(sender, receiver))
-                .is_some_and(|held| held.range(..order).any(|(_, until)| *until > now))
-        };
-        held(None)
-            || receivers
-                .iter()
-                .any(|receiver| held(Some(receiver.clone())))
-    }
-
-    /// The message was turned back. Past the bound it holds nothing back: order is then lost, nothing else.
-    fn hold(&mut self, sender: AgentId, order: u64, receivers: Vec<Name>, now: Mono) {
-        let mut places: Vec<_> = receivers.into_iter().map(Some).collect();
-        if places.is_empty() {
-            places.push(None);
-        }
-        for place in places {
-            if self.count < HOLDS {
-                let held = self.held.entry((sender, place)).or_default();
-                self.count += usize::from(held.insert(order, now + HOLD).is_none());
-            }
-        }
-    }
-
-    /// Messages that `done` means were settled.
-    fn release(&mut self, done: impl Fn(AgentId, u64) -> bool) {
-        if self.count == 0 {
-            return;
-        }
-        for ((sender, _), held) in &mut self.held {
-            held.retain(|order, _| !done(*sender, *order));
-        }
-        self.held.retain(|_, held| !held.is_empty());
-        self.count = self.held.values().map(BTreeMap::len).sum();
-    }
-}
-
 /// A frame whose answers are being gathered; they go out when all of them are in, or when nobody is at it any more.
 struct Gathering {
     answers: parking_lot::Mutex<Vec<Option<Answer>>>,
     reply: Option<oneshot::Sender<Vec<Answer>>>,
+    /// Where it is noted that a message came to nothing after it was judged: before the answer goes out, so that nothing
+    /// which comes after the answer overtakes it.
+    missed: Arc<Missed>,
+    /// Its sender, if nothing of it may be overtaken; then each message has a number.
+    ordered: Option<AgentId>,
+    orders: Vec<u64>,
+}
+
+impl Gathering {
+    /// The message at `index` was not stored.
+    fn lost(&self, index: usize) {
+        if let (Some(sender), Some(order)) = (self.ordered, self.orders.get(index)) {
+            self.missed.note(sender, *order);
+        }
+    }
 }
 
 impl Drop for Gathering {
     fn drop(&mut self) {
-        let answers = self.answers.get_mut().drain(..);
+        let answers = std::mem::take(self.answers.get_mut());
         // What nobody settled may come again.
-        let answers = answers.map(|answer| answer.unwrap_or(Admission::Refused(Refusal::Closed)));
+        let answers = answers.into_iter().enumerate().map(|(index, answer)| {
+            answer.unwrap_or_else(|| {
+                self.lost(index);
+                Admission::Refused(Refusal::Closed)
+            })
+        });
+        let answers = answers.collect();
         if let Some(reply) = self.reply.take() {
             // Who is gone asks again.
-            let _ = reply.send(answers.collect());
+            let _ = reply.send(answers);
         }
     }
 }
@@ -350,17 +262,15 @@ struct Draft {
     bytes: usize,
 }
 
-type Commits = FuturesOrdered<BoxFuture<'static, ()>>;
-
 impl Receiver {
     /// Takes in until `stop`.
     ///
     /// # Errors
     /// When the store fails: the supervisor begins again after a back-off. Who waits for answers is told to come again.
     pub(super) async fn run(self: Arc<Self>, beat: Beat, stop: CancellationToken) -> TaskResult {
-        let mut jobs = self.jobs.lock().await;
-        let mut commits = Commits::new();
-        let mut holds = Holds::default();
+        let mut line = self.line.lock().await;
+        let (jobs, holds) = &mut *line;
+        let mut commits = Commits::default();
         loop {
             beat.beat();
             self.tell_left_out(&mut commits);
@@ -373,10 +283,10 @@ impl Receiver {
                 job = jobs.recv(), if commits.len() < COMMITS => {
                     let Some(job) = job else { break };
                     let mut draft = Draft::default();
-                    self.add(&mut draft, job, &mut commits, &mut holds).await?;
+                    self.add(&mut draft, job, &mut commits, holds).await?;
                     while draft.answers.len() < MESSAGES && draft.bytes < BYTES {
                         let Ok(job) = jobs.try_recv() else { break };
-                        self.add(&mut draft, job, &mut commits, &mut holds).await?;
+                        self.add(&mut draft, job, &mut commits, holds).await?;
                     }
                     self.commit(draft, &mut commits);
                 }
@@ -422,21 +332,29 @@ impl Receiver {
             durable,
             reply,
         } = job;
+        let first = messages.first().filter(|_| durable.is_some());
+        let ordered = first.map(|(message, _)| message.sender().id());
+        // After the job was taken, so that what it must not overtake is known.
+        self.learn(commits, holds, ordered).await;
         if let Some(durable) = &durable {
             let post = &self.grounds.post;
             post.confirm(&mut draft.tx, &self.peer, durable.low);
-            holds.release(|_, order| order < durable.low);
+            holds.release_below(durable.low);
         }
         let gathering = Arc::new(Gathering {
             answers: parking_lot::Mutex::new(vec![None; messages.len()]),
             reply: Some(reply),
+            missed: self.missed.clone(),
+            ordered,
+            orders: durable.map_or_else(Vec::new, |durable| durable.orders),
         });
         for (index, (message, sealed)) in messages.into_iter().enumerate() {
             let bytes = sealed.bytes().len();
             if bytes > LARGE || draft.bytes > BYTES || draft.answers.len() >= MESSAGES {
                 self.commit(std::mem::take(draft), commits);
+                self.learn(commits, holds, ordered).await;
             }
-            let order = durable.as_ref().map(|durable| durable.orders[index]);
+            let order = gathering.orders.get(index).copied();
             let taken = self.take(&mut draft.tx, &message, &sealed, order, holds);
             let (answer, copies) = match taken.await? {
                 Some(taken) => taken,
@@ -444,6 +362,7 @@ impl Receiver {
                     // The same message twice, close behind each other.
                     self.commit(std::mem::take(draft), commits);
                     while commits.next().await.is_some() {}
+                    self.learn(commits, holds, ordered).await;
                     let again = self.take(&mut draft.tx, &message, &sealed, order, holds);
                     let again = again.await?;
                     again.unwrap_or_else(|| (Admission::Refused(full(&self.peer)), 0))
@@ -453,6 +372,15 @@ impl Receiver {
             draft.answers.push((gathering.clone(), index, answer));
         }
         Ok(())
+    }
+
+    /// Makes holds of what was missed until now. Of a sender whose messages are `ordered`, nothing is on its way then any
+    /// more: what could not be stored is known, and not overtaken by what comes into the next commit.
+    async fn learn(&self, commits: &mut Commits, holds: &mut Holds, ordered: Option<AgentId>) {
+        if let Some(sender) = ordered {
+            commits.end_of(sender).await;
+        }
+        holds.note(&self.missed, self.grounds.clock.mono());
     }
 
     async fn take(
@@ -466,7 +394,7 @@ impl Receiver {
         let (post, sender) = (&self.grounds.post, message.sender().id());
         let now = self.grounds.clock.mono();
         if let Some(order) = order
-            && holds.count > 0
+            && !holds.is_empty()
         {
             let receivers = post.names_here(message);
             if !holds.stops(sender, order, &receivers, now) {
@@ -515,7 +443,7 @@ impl Receiver {
                 Admission::Refused(why) if why.is_transient() => {
                     holds.hold(sender, order, post.names_here(message), now);
                 }
-                _ => holds.release(|held, earlier| held == sender && earlier == order),
+                _ => holds.release(sender, order),
             }
         }
         Ok(Some((answer, copies)))
@@ -535,7 +463,9 @@ impl Receiver {
         });
         // Polled at once, so that commits reach the store in this order.
         let early = (&mut commit).now_or_never();
-        commits.push_back(Box::pin(async move {
+        let gathered = answers.iter().map(|(gathering, ..)| gathering);
+        let senders = gathered.filter_map(|gathering| gathering.ordered).collect();
+        let ended = Box::pin(async move {
             let committed = match early {
                 Some(committed) => committed,
                 None => commit.await,
@@ -549,11 +479,15 @@ impl Receiver {
                 Admission::Refused(refusal_of(&error, answers.len() == 1))
             });
             for (gathering, index, answer) in answers {
+                if refused.as_ref().is_some_and(is_for_now) {
+                    gathering.lost(index);
+                }
                 let answer = refused.clone().unwrap_or(answer);
                 counters.count(&answer);
                 gathering.answers.lock()[index] = Some(answer);
             }
-        }));
+        });
+        commits.push(ended, senders);
     }
 }
 
@@ -572,56 +506,5 @@ fn refusal_of(error: &StoreError, alone: bool) -> Refusal {
             what: "the store".into(),
             retry_after: FULL_RETRY,
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use volary_kernel::ManualClock;
-
-    use super::*;
-    use crate::identity::Identity;
-
-    fn frame(low: u64, orders: &[u64]) -> Job {
-        Job {
-            messages: Vec::new(),
-            durable: Some(Durable {
-                low,
-                orders: orders.to_vec(),
-            }),
-            reply: oneshot::channel().0,
-        }
-    }
-
-    #[test]
-    fn nothing_of_a_sender_overtakes_a_frame_that_found_no_room() {
-        let clock = ManualClock::default();
-        let crowded = Crowded {
-            clock: clock.shared(),
-            lowest: parking_lot::Mutex::default(),
-        };
-        let [sender, other] = [0; 2].map(|_| Identity::generate().unwrap().id());
-        let (jobs, mut queue) = mpsc::channel(1);
-        assert!(crowded.admit(sender, frame(1, &[1, 2]), &jobs).is_ok());
-        let turned = crowded.admit(sender, frame(1, &[3, 4]), &jobs);
-        assert!(matches!(turned, Err(Turned::Full)));
-        drop(queue.try_recv());
-        let turned = crowded.admit(sender, frame(1, &[5, 6]), &jobs);
-        assert!(matches!(turned, Err(Turned::Behind)), "there is room again");
-        assert!(crowded.admit(other, frame(1, &[9]), &jobs).is_ok());
-        drop(queue.try_recv());
-        assert!(crowded.admit(sender, frame(1, &[3, 4]), &jobs).is_ok());
-        drop(queue.try_recv());
-        assert!(crowded.admit(sender, frame(1, &[5, 6]), &jobs).is_ok());
-        // What was turned away may never come again: it was settled otherwise, or its sender is gone.
-        let turned = crowded.admit(sender, frame(1, &[7]), &jobs);
-        assert!(matches!(turned, Err(Turned::Full)));
-        drop(queue.try_recv());
-        assert!(crowded.admit(sender, frame(8, &[8]), &jobs).is_ok());
-        let turned = crowded.admit(sender, frame(8, &[10]), &jobs);
-        assert!(matches!(turned, Err(Turned::Full)));
-        drop(queue.try_recv());
-        clock.advance(HOLD);
-        assert!(crowded.admit(sender, frame(8, &[11]), &jobs).is_ok());
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -22,15 +22,14 @@ use volary_messaging::{
     event::message_in,
     frame::{self, Trust},
     peer::Wire,
-    transport::tcp::{Answer, Arrival, LinkState, Outgoing},
+    transport::tcp::{Answer, Arrival, LinkError, LinkState, Outgoing},
 };
-use volary_store::{
-    Batch, Committed, Filter, JournalPage, Key, Record, Seq, SharedStore, Store, StoreError, Watch,
-};
+use volary_store::{Batch, Committed, SharedStore, StoreError};
 
 use crate::{
     node::{Node, Setup, Who, memory, text_of},
     sim::SimClock,
+    store::{Detour, over},
 };
 
 fn sides() -> (Who, Who) {
@@ -40,6 +39,11 @@ fn sides() -> (Who, Who) {
 
 /// A wire that works at once, to `far` as it is now.
 async fn wire(near: &Who, far: &Node) -> (Wire, watch::Sender<LinkState>) {
+    narrow_wire(near, far, usize::MAX).await
+}
+
+/// A wire that takes frames up to `limit` bytes.
+async fn narrow_wire(near: &Who, far: &Node, limit: usize) -> (Wire, watch::Sender<LinkState>) {
     let reception = far.reception();
     let (peer, said) = (near.spec(), near.introduction(&far.clock));
     (reception.introduced)(peer.clone(), said).await.unwrap();
@@ -50,7 +54,17 @@ async fn wire(near: &Who, far: &Node) -> (Wire, watch::Sender<LinkState>) {
         incarnation: 1,
         introduction: far.who.introduction(&far.clock),
     });
+    let refused = AtomicUsize::new(0);
     let send = move |outgoing: Outgoing| -> BoxFuture<'static, _> {
+        let found = outgoing.frame.len();
+        if found > limit {
+            let before = refused.fetch_add(1, Ordering::Relaxed);
+            assert!(before < 100, "the same is tried again and again");
+            return Box::pin(std::future::ready(Err(LinkError::TooLarge {
+                found,
+                limit,
+            })));
+        }
         let registry = (reception.trust)(&peer);
         let frame = frame::open(&outgoing.frame, Trust::Registry(&registry)).unwrap();
         let answers: BoxFuture<'static, Vec<Answer>> = (reception.arrived)(Arrival {
@@ -303,57 +317,36 @@ async fn what_waits_too_long_is_parked_however_often_the_link_is_tried() {
     far.crash().await;
 }
 
-/// A store whose commits end never, from some moment on.
-struct Stuck {
-    inner: SharedStore,
-    stuck: Arc<AtomicBool>,
+/// A peer may take less in one frame than what is put into one here.
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_for_one_frame_goes_in_several() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
+    let near = Node::start(&a, &b, memory("a", clock.clone()), &Setup::default()).await;
+    let (wire, _state) = narrow_wire(&a, &far, 1500).await;
+    let said = b.introduction(&clock);
+    near.peers.introduced(&b.name, said).await.unwrap();
+    let texts: Vec<String> = (0..100).map(|number| format!("{number:03}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    send(&near, "work", &texts).await;
+    near.peers.connect(&b.name, wire, &near.tasks).unwrap();
+    settled(&near).await;
+    assert_eq!(accepted(&far).await, texts);
+    near.crash().await;
+    far.crash().await;
 }
 
+/// A store whose commits end never, from some moment on.
+struct Stuck(Arc<AtomicBool>);
+
 #[async_trait]
-impl Store for Stuck {
-    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
-        if self.stuck.load(Ordering::Relaxed) {
+impl Detour for Stuck {
+    async fn commit(&self, inner: &SharedStore, batch: Batch) -> Result<Committed, StoreError> {
+        if self.0.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        self.inner.commit(batch).await
-    }
-
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&Key>,
-        limit: usize,
-    ) -> Result<Vec<Record>, StoreError> {
-        self.inner.scan(prefix, after, limit).await
-    }
-
-    async fn read(
-        &self,
-        from: Seq,
-        filter: &Filter,
-        limit: usize,
-    ) -> Result<JournalPage, StoreError> {
-        self.inner.read(from, filter, limit).await
-    }
-
-    fn watch(&self, prefix: &str) -> Watch {
-        self.inner.watch(prefix)
-    }
-
-    fn head(&self) -> watch::Receiver<Seq> {
-        self.inner.head()
-    }
-
-    fn node(&self) -> &volary_kernel::Name {
-        self.inner.node()
-    }
-
-    fn clock(&self) -> &SharedClock {
-        self.inner.clock()
+        inner.commit(batch).await
     }
 }
 
@@ -362,10 +355,7 @@ async fn a_courier_that_hangs_is_seen_in_health_and_a_peer_that_is_down_is_not()
     let clock = SimClock::shared();
     let (a, b) = sides();
     let stuck = Arc::new(AtomicBool::new(false));
-    let store: SharedStore = Arc::new(Stuck {
-        inner: memory("a", clock.clone()),
-        stuck: stuck.clone(),
-    });
+    let store = over(memory("a", clock.clone()), Stuck(stuck.clone()));
     let readiness = Readiness::new(clock.clone());
     let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
     far.peers.watched_by(&readiness);
@@ -398,4 +388,30 @@ async fn a_courier_that_hangs_is_seen_in_health_and_a_peer_that_is_down_is_not()
     );
     near.crash().await;
     far.crash().await;
+}
+
+/// Each of them fits a frame, and not all of them fit one.
+#[tokio::test(start_paused = true)]
+async fn large_messages_at_most_once_go_in_several_frames() {
+    let clock = SimClock::shared();
+    let (a, b) = sides();
+    let far = Node::start(&b, &a, memory("b", clock.clone()), &Setup::default()).await;
+    let near = Node::start(&a, &b, memory("a", clock.clone()), &Setup::default()).await;
+    let (wire, _state) = narrow_wire(&a, &far, 4 << 20).await;
+    let said = b.introduction(&clock);
+    near.peers.introduced(&b.name, said).await.unwrap();
+    let large = "x".repeat(1_000_000);
+    send(&near, "tick", &[large.as_str(); 6]).await;
+    near.peers.connect(&b.name, wire, &near.tasks).unwrap();
+    let ended = || {
+        let once = near.peers.status()[0].once;
+        once.offered == once.delivered + once.dropped + once.refused
+    };
+    assert!(eventually(Duration::from_secs(60), ended).await);
+    assert_eq!(
+        near.peers.status()[0].once.delivered,
+        6,
+        "{:?}",
+        near.peers.status()[0].once
+    );
 }

@@ -5,8 +5,10 @@
 
 mod agreed;
 mod belief;
+mod crowd;
 mod edges;
 mod node;
 mod pair;
 mod sim;
 mod simulated;
+mod store;

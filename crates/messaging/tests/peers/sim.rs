@@ -18,9 +18,9 @@ use volary_messaging::{
     peer::Wire,
     transport::tcp::{Answer, Arrival, LinkError, LinkState, Outgoing, PeerSpec, Reception},
 };
-use volary_store::{
-    Batch, Committed, Filter, JournalPage, Key, Record, Seq, SharedStore, Store, StoreError, Watch,
-};
+use volary_store::{Batch, Committed, SharedStore, StoreError};
+
+use crate::store::{Detour, over};
 
 /// Numbers that follow from a seed (SplitMix64).
 #[derive(Clone)]
@@ -131,69 +131,27 @@ impl Clock for SimClock {
 
 /// A store whose commits take time, before and after they are there. A life that ends meanwhile does not know.
 pub struct Slow {
-    inner: SharedStore,
     line: tokio::sync::Mutex<()>,
     dice: Dice,
 }
 
 impl Slow {
     pub fn shared(inner: SharedStore, dice: Dice) -> SharedStore {
-        Arc::new(Self {
-            inner,
-            line: tokio::sync::Mutex::new(()),
-            dice,
-        })
+        let line = tokio::sync::Mutex::new(());
+        over(inner, Self { line, dice })
     }
 }
 
 #[async_trait]
-impl Store for Slow {
-    async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+impl Detour for Slow {
+    async fn commit(&self, inner: &SharedStore, batch: Batch) -> Result<Committed, StoreError> {
         let committed = {
             let _first_come = self.line.lock().await;
             self.dice.pause(4_000).await;
-            self.inner.commit(batch).await
+            inner.commit(batch).await
         };
         self.dice.pause(4_000).await;
         committed
-    }
-
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Record>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&Key>,
-        limit: usize,
-    ) -> Result<Vec<Record>, StoreError> {
-        self.inner.scan(prefix, after, limit).await
-    }
-
-    async fn read(
-        &self,
-        from: Seq,
-        filter: &Filter,
-        limit: usize,
-    ) -> Result<JournalPage, StoreError> {
-        self.inner.read(from, filter, limit).await
-    }
-
-    fn watch(&self, prefix: &str) -> Watch {
-        self.inner.watch(prefix)
-    }
-
-    fn head(&self) -> watch::Receiver<Seq> {
-        self.inner.head()
-    }
-
-    fn node(&self) -> &volary_kernel::Name {
-        self.inner.node()
-    }
-
-    fn clock(&self) -> &SharedClock {
-        self.inner.clock()
     }
 }
 

@@ -271,3 +271,69 @@ impl Window {
         self.bytes.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::{admission::Admission, identity::Identity};
+
+    fn greeting(window_frames: u32) -> Greeting {
+        Greeting {
+            key: Identity::generate().unwrap().public(),
+            name: "side".parse().unwrap(),
+            incarnation: 1,
+            frame_bytes: 1024,
+            window_frames,
+            window_bytes: 1024,
+            introduction: Bytes::new(),
+        }
+    }
+
+    fn frame(text: &'static str) -> Outgoing {
+        Outgoing {
+            frame: Bytes::from_static(text.as_bytes()),
+            count: 1,
+            durable: None,
+            connection: Some(1),
+        }
+    }
+
+    fn written(gate: &Gate) -> Vec<(u64, Bytes)> {
+        let mut frames = Vec::new();
+        gate.take(&mut frames, usize::MAX);
+        frames
+            .into_iter()
+            .map(|unwritten| (unwritten.id, unwritten.frame))
+            .collect()
+    }
+
+    #[test]
+    fn frames_that_find_room_at_the_same_moment_go_in_the_order_in_which_they_came() {
+        let gate = Gate::new();
+        gate.open(1, &greeting(2), &greeting(9));
+        let enter = |text| gate.enter(frame(text), || Mono::from_nanos(1));
+        for text in ["one", "two"] {
+            enter(text).now_or_never().unwrap().unwrap();
+        }
+        assert_eq!(written(&gate).len(), 2);
+        let (mut first, mut second) = (pin!(enter("first")), pin!(enter("second")));
+        assert!(first.as_mut().now_or_never().is_none(), "there is no room");
+        assert!(second.as_mut().now_or_never().is_none());
+        for id in [1, 2] {
+            gate.answer(id, vec![Admission::Queued]).unwrap();
+        }
+        // There is room for both, and the task of the later one wakes before the other.
+        let early = second.as_mut().now_or_never();
+        let _answers = first.now_or_never().unwrap().unwrap();
+        let _answers = match early {
+            Some(entered) => entered.unwrap(),
+            None => second.now_or_never().unwrap().unwrap(),
+        };
+        let frames = [(3, "first".into()), (4, "second".into())];
+        assert_eq!(written(&gate), frames);
+    }
+}
