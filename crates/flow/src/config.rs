@@ -26,7 +26,7 @@ pub struct Limits {
     pub default_deadline: Option<Duration>,
     /// How long what nobody has fetched is kept after a trace ended. Default 60 s.
     pub result_ttl: Duration,
-    /// Most ended traces that are kept for fetching; the oldest goes first. Default 10,000.
+    /// Most ended traces that are kept for fetching; beyond it the oldest of the tenant with the most goes. Default 10,000.
     pub results: usize,
     /// A node that holds its thread for longer is told of. Default 250 ms.
     pub blocked_after: Duration,

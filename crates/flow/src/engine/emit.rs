@@ -419,7 +419,7 @@ impl<'a> Places<'a> {
     /// What each place gets. A clone is code of the user, and may panic: to be made before the trace is to be seen.
     pub(super) fn share(&self, payload: Payload) -> Payloads {
         let others = self.held.len().saturating_sub(1);
-        let clone = |_| (self.shared.plan.clone_input)(&*payload);
+        let clone = |_| (self.shared.plan.clone_input)(&payload);
         let mut payloads: Payloads = (0..others).map(clone).collect();
         payloads.push(payload);
         payloads

@@ -7,10 +7,14 @@ use smallvec::SmallVec;
 
 use crate::graph::plan::{NodeIx, Plan, Target, Work};
 
+/// Most nodes of one task: it looks at each of them whenever it is woken, and when they turn out to be slow.
+const LONGEST: usize = 64;
+
 /// The nodes of one task, upstream first.
 pub(crate) type Group = SmallVec<[NodeIx; 4]>;
 
-/// All nodes, each in one group. A node is fused to its only successor if that has no other way in and is not a join.
+/// All nodes, each in one group. A node is fused to its only successor if that has no other way in and is not a join; of a
+/// very long chain some nodes after the other are.
 pub(crate) fn groups(plan: &Plan, fuse: bool) -> Vec<Group> {
     let next = next_of(plan, fuse);
     let mut has_head = vec![false; plan.nodes.len()];
@@ -20,20 +24,21 @@ pub(crate) fn groups(plan: &Plan, fuse: bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (node, has_head) in has_head.iter().enumerate() {
         if !has_head {
-            groups.push(chain_from(node, &next));
+            let chain = chain_from(node, &next);
+            groups.extend(chain.chunks(LONGEST).map(Group::from_slice));
         }
     }
     groups
 }
 
-fn chain_from(head: usize, next: &[Option<NodeIx>]) -> Group {
-    let mut group = Group::new();
+fn chain_from(head: usize, next: &[Option<NodeIx>]) -> Vec<NodeIx> {
+    let mut chain = Vec::new();
     let mut at = NodeIx::try_from(head).ok();
     while let Some(node) = at {
-        group.push(node);
+        chain.push(node);
         at = next[usize::from(node)];
     }
-    group
+    chain
 }
 
 fn next_of(plan: &Plan, fuse: bool) -> Vec<Option<NodeIx>> {
@@ -64,22 +69,27 @@ fn next_of(plan: &Plan, fuse: bool) -> Vec<Option<NodeIx>> {
 
 /// Ranks of nodes: one that comes before another, cycles apart, has the lower rank. Joins are resolved in this order.
 pub(crate) fn ranks(plan: &Plan) -> Vec<u32> {
+    let after = |node: usize| {
+        let edges = plan.nodes[node].out.iter().filter(|edge| !edge.back);
+        edges.filter_map(|edge| match edge.to {
+            Target::Node(to) => Some(usize::from(to)),
+            Target::Egress => None,
+        })
+    };
+    let mut ways_in = vec![0usize; plan.nodes.len()];
+    for to in (0..plan.nodes.len()).flat_map(after) {
+        ways_in[to] += 1;
+    }
+    // Longest ways without back edges: a node comes after all that lead to it.
     let mut ranks = vec![0u32; plan.nodes.len()];
-    // Longest paths without back edges; a graph of n nodes settles within n rounds.
-    for _ in 0..plan.nodes.len() {
-        let mut changed = false;
-        for (from, node) in plan.nodes.iter().enumerate() {
-            for edge in node.out.iter().filter(|edge| !edge.back) {
-                let Target::Node(to) = edge.to else { continue };
-                let rank = ranks[from] + 1;
-                if ranks[usize::from(to)] < rank {
-                    ranks[usize::from(to)] = rank;
-                    changed = true;
-                }
+    let mut open: Vec<usize> = (0..ways_in.len()).filter(|at| ways_in[*at] == 0).collect();
+    while let Some(node) = open.pop() {
+        for to in after(node) {
+            ranks[to] = ranks[to].max(ranks[node] + 1);
+            ways_in[to] -= 1;
+            if ways_in[to] == 0 {
+                open.push(to);
             }
-        }
-        if !changed {
-            break;
         }
     }
     ranks
@@ -99,6 +109,21 @@ mod tests {
         assert_eq!(groups(&plan, true), [Group::from_slice(&[0, 1, 2])]);
         assert_eq!(groups(&plan, false).len(), 3);
         assert_eq!(ranks(&plan), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_very_long_chain_is_several_groups() {
+        let mut plan = TestPlan::new();
+        let nodes: Vec<_> = (0..10_000)
+            .map(|n| plan.call(&format!("n{n}"), pass))
+            .collect();
+        plan.chain(&nodes);
+        let plan = plan.build();
+        let groups = groups(&plan, true);
+        assert!(groups.iter().all(|group| group.len() <= LONGEST));
+        assert_eq!(groups.len(), 10_000usize.div_ceil(LONGEST));
+        assert_eq!(groups.into_iter().flatten().collect::<Vec<_>>(), nodes);
+        assert_eq!(ranks(&plan)[9_999], 9_999);
     }
 
     #[test]

@@ -13,14 +13,17 @@ mod durable;
 mod emit;
 mod fuse;
 mod gate;
+mod here;
 mod inbox;
 mod index;
 mod joins;
 mod keeper;
+mod opener;
 mod pauses;
 mod pen;
 mod reader;
 mod restore;
+mod results;
 mod room;
 mod shared;
 mod stop;
@@ -38,12 +41,12 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 use tokio_util::sync::ReusableBoxFuture;
 use volary_kernel::{Name, Tenant, TraceId, task::TaskKind};
 
-use self::{driver::Stage, shared::Shared, tenants::Tenants};
+use self::{driver::Stage, here::Place, shared::Shared, tenants::Tenants};
 use crate::{
     config::RunConfig,
     envelope::{Headers, Meta},
-    error::{EmitError, NodeError},
-    graph::plan::{Payload, Plan, Step},
+    error::EmitError,
+    graph::plan::{Payload, Plan, Returned},
     observe::{
         metrics::FlowMetrics,
         tap::{Observing, Setup},
@@ -54,7 +57,8 @@ use crate::{
 pub(crate) use self::{
     chunks::poll_chunk,
     control::pause,
-    reader::{Read, Reader},
+    here::caller,
+    reader::{Keep, Read, Reader},
     trace::{Spot, Trace},
 };
 pub use self::{
@@ -63,7 +67,7 @@ pub use self::{
 };
 
 /// Where the future of an attempt lives; its allocation is used again.
-pub(crate) type Slot = ReusableBoxFuture<'static, Result<Step, NodeError>>;
+pub(crate) type Slot = ReusableBoxFuture<'static, Returned>;
 
 /// What is emitted, its type erased.
 pub(crate) struct Accepted {
@@ -117,12 +121,13 @@ impl Engine {
         let shared = Shared::new(plan, &groups, &config, observing, metrics, tenants, durable);
         let shared = Arc::new(shared);
         if let Some(Ok(durable)) = &shared.durable {
-            durable::start(&shared, durable, &config.supervisor);
+            opener::start(&shared, durable, &config.supervisor);
         }
         for (at, nodes) in groups.iter().enumerate() {
             let mut stage = Stage::new(shared.clone(), at, nodes);
+            let mut place = Place::new(shared.clone(), at);
             let run = async move {
-                poll_fn(|cx| stage.poll(cx)).await;
+                poll_fn(|cx| place.within(|| stage.poll(cx))).await;
                 Ok(())
             };
             config.supervisor.spawn(TaskKind::new("flow-stage"), run);

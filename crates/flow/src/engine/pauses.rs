@@ -11,7 +11,7 @@ use std::sync::{Arc, atomic::Ordering};
 use volary_kernel::{Tenant, TraceId};
 use volary_store::{Change, ChangeKind};
 
-use super::{control, durable::Opener, trace::Trace};
+use super::{control, opener::Opener, trace::Trace};
 use crate::state::{
     pause::{self, PauseError},
     record,

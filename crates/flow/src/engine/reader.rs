@@ -19,12 +19,22 @@ pub(crate) enum Read {
     End(Outcome),
 }
 
+/// Which values [`Reader::poll_end`] keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    First,
+    All,
+}
+
 /// Reads one trace. Dropped before the end, what is unread stays fetchable for a while.
 pub(crate) struct Reader {
     trace: Arc<Trace>,
     end: Option<Outcome>,
     /// The first value, read by [`Reader::poll_end`] and not given to anybody.
-    pub first: Option<Payload>,
+    first: Option<Payload>,
+    /// As `first`, those after it.
+    more: Vec<Payload>,
 }
 
 impl Reader {
@@ -33,7 +43,14 @@ impl Reader {
             trace,
             end: None,
             first: None,
+            more: Vec::new(),
         }
+    }
+
+    /// What [`Reader::poll_end`] kept.
+    pub(crate) fn into_values(mut self) -> impl Iterator<Item = Payload> {
+        let more = std::mem::take(&mut self.more);
+        self.first.take().into_iter().chain(more)
     }
 
     pub(crate) fn trace_id(&self) -> TraceId {
@@ -72,9 +89,9 @@ impl Reader {
         Poll::Ready(Read::End(outcome))
     }
 
-    /// How the trace ended; of what it yields until then the first value is kept if `keeps`, the rest is thrown away. As
+    /// How the trace ended; of what it yields until then values are kept as `keep` says, the rest is thrown away. As
     /// [`Reader::next`] up to the end, and cheaper: most traces are read like this, once, after they ended.
-    pub(crate) fn poll_end(&mut self, keeps: bool, cx: &mut Context<'_>) -> Poll<Outcome> {
+    pub(crate) fn poll_end(&mut self, keep: Keep, cx: &mut Context<'_>) -> Poll<Outcome> {
         if let Some(end) = &self.end {
             return Poll::Ready(end.clone());
         }
@@ -84,10 +101,10 @@ impl Reader {
         let writers = writers_of(&mut cell);
         drop(cell);
         // What is thrown away is dropped outside the lock: its drop is code of a user.
-        if keeps {
-            unread.sift(&mut self.first);
-        } else {
-            drop(unread);
+        match keep {
+            Keep::Nothing => drop(unread),
+            Keep::First => unread.sift(&mut self.first, None),
+            Keep::All => unread.sift(&mut self.first, Some(&mut self.more)),
         }
         for writer in writers {
             writer.wake();
@@ -138,9 +155,9 @@ impl Drop for Reader {
             let mut cell = self.trace.cell.lock();
             cell.attached = false;
             cell.reader = None;
-            if let Some(first) = self.first.take() {
-                // Whoever reads it next finds what this one waited with in vain.
-                cell.push_front(first);
+            // Whoever reads it next finds what this one waited with in vain.
+            for value in self.more.drain(..).rev().chain(self.first.take()) {
+                cell.push_front(value);
             }
             if let Some(rare) = &mut cell.rare {
                 // A node that waits for the reader learns that there is none.

@@ -5,13 +5,15 @@ use std::{
     time::Duration,
 };
 
-use super::{Accepted, control, emit::Times, shared::Shared, trace::Trace};
+use super::{Accepted, control, driver::contained, emit::Times, shared::Shared, trace::Trace};
 use crate::{
     envelope::{Headers, Meta},
+    error::{FlowError, FlowErrorCode},
     graph::plan::Payload,
+    outcome::Outcome,
     state::{
         book::Book,
-        ledger::{Kept, Resumed},
+        load::{Kept, Resumed},
     },
 };
 
@@ -26,7 +28,7 @@ impl Shared {
     ) -> Arc<Trace> {
         let now = self.now();
         let accepted = Accepted {
-            payload: Box::new(()),
+            payload: Payload::new(()),
             headers,
             trace_id: book.trace,
             deadline: left,
@@ -90,11 +92,33 @@ impl Shared {
         let Ok(places) = self.places(trace.tenant.clone()).await else {
             return false;
         };
-        if !trace.has_ended() {
-            let payloads = places.share(payload);
-            places.fill(trace, payloads);
+        // One that has ended meanwhile too: it is told of where it is dropped, as of any that ends in a queue.
+        match contained(|| places.share(payload)) {
+            Ok(payloads) => places.fill(trace, payloads),
+            Err(panic) => self.not_cloned(trace, &panic),
         }
         true
+    }
+
+    /// Ends a trace whose ways in did not get their clones: nobody emits it who could be told by the panic.
+    fn not_cloned(&self, trace: &Arc<Trace>, panic: &str) {
+        let ways_in = &self.plan.ingress;
+        let Some(first) = ways_in.first() else { return };
+        let outcome = Outcome::Failed(Box::new(FlowError {
+            trace_id: trace.id,
+            node: self.plan.nodes[usize::from(*first)].name.clone(),
+            code: FlowErrorCode::NodePanic,
+            message: format!("cloning its input panicked: {panic}"),
+            attempts: 0,
+            latency: None,
+            timeout: None,
+            source: None,
+        }));
+        let messages = u32::try_from(ways_in.len()).unwrap_or(u32::MAX);
+        self.write(|pen| {
+            self.end(pen, trace, outcome, None, self.now());
+            self.dropped(pen, trace, messages);
+        });
     }
 
     /// Makes room for a trace of the same id, if this one has ended and nobody reads it.

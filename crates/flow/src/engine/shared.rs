@@ -1,7 +1,6 @@
 //! What the stages, the keeper and the handles of one running flow share.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -24,6 +23,7 @@ use super::{
     index::Index,
     joins::Need,
     pen::{Counting, Pen, SharedPen},
+    results::Results,
     room::Room,
     tenants::Tenants,
     trace::{Msg, Trace},
@@ -140,14 +140,18 @@ impl StageShared {
 }
 
 impl StageShared {
-    /// Whose attempt is polled, for the one who watches.
-    pub(crate) fn set_busy(&self, node: NodeIx, trace: &Trace) {
+    /// Whose attempts are polled, for the one who watches.
+    pub(crate) fn set_busy_for(&self, trace: &Trace) {
         let id = u128::from_be_bytes(trace.id.to_bytes());
-        self.busy_with.store(u32::from(node), Ordering::Relaxed);
         self.busy_for[0].store((id >> 64) as u64, Ordering::Relaxed);
         self.busy_for[1].store(id as u64, Ordering::Relaxed);
         let tenant = u64::from(trace.tenant.serial);
         self.busy_for[2].store(tenant, Ordering::Relaxed);
+    }
+
+    /// Which node's attempt is polled.
+    pub(crate) fn set_busy_with(&self, node: NodeIx) {
+        self.busy_with.store(u32::from(node), Ordering::Relaxed);
     }
 
     /// For whom it is busy: right for a stage that is stuck, which is when it is asked.
@@ -205,7 +209,9 @@ pub(crate) struct Shared {
     pub beyond: AtomicUsize,
     /// Nothing more is accepted.
     pub closed: AtomicBool,
-    /// A trace ended after that, or a stage did.
+    /// Stages that have not ended.
+    pub running: AtomicUsize,
+    /// A trace ended after it was closed, or a stage did.
     pub progress: Notify,
     pub exited: AtomicBool,
     pub bell: Bell,
@@ -215,7 +221,7 @@ pub(crate) struct Shared {
     pub durable: Option<Result<Arc<Durability>, String>>,
     /// For those who are no stage.
     pub pen: SharedPen,
-    results: Mutex<VecDeque<(Mono, TraceId)>>,
+    results: Mutex<Results>,
 }
 
 impl Shared {
@@ -239,6 +245,7 @@ impl Shared {
             room: Room::new(traces),
             beyond: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            running: AtomicUsize::new(groups.len()),
             progress: Notify::new(),
             exited: AtomicBool::new(false),
             bell: Bell::default(),
@@ -364,16 +371,10 @@ impl Shared {
     pub(crate) fn keep_for(&self, trace: &Trace, time: Duration) {
         let expires = self.now() + time;
         trace.cell.lock().rare().expires = Some(expires);
-        let oldest = {
-            let mut results = self.results.lock();
-            results.push_back((expires, trace.id));
-            if results.len() > self.results_kept().1 {
-                results.pop_front()
-            } else {
-                None
-            }
-        };
-        if let Some((stamp, id)) = oldest {
+        let (tenant, most) = (trace.tenant.serial, self.results_kept().1);
+        let kept = (expires, trace.id);
+        let goes = self.results.lock().keep(tenant, kept, most);
+        if let Some((stamp, id)) = goes {
             self.expire(stamp, id);
         }
         self.bell.due_at(expires);
@@ -381,28 +382,21 @@ impl Shared {
 
     /// Somebody reads what was kept: it takes no place of others any more.
     pub(crate) fn keep_no_more(&self, trace: &Trace, expires: Mono) {
-        let mut results = self.results.lock();
-        let from = results.partition_point(|(stamp, _)| *stamp < expires);
-        let mut same = results
-            .range(from..)
-            .take_while(|(stamp, _)| *stamp == expires);
-        if let Some(at) = same.position(|(_, id)| *id == trace.id) {
-            results.remove(from + at);
-        }
+        let kept = (expires, trace.id);
+        self.results.lock().remove(trace.tenant.serial, kept);
     }
 
     /// Forgets what was kept for too long. Returns when the next is due.
     pub(crate) fn expire_due(&self, now: Mono) -> Option<Mono> {
         loop {
-            let (stamp, id) = {
+            let due = {
                 let mut results = self.results.lock();
-                let (stamp, _) = results.front()?;
-                if *stamp > now {
-                    return Some(*stamp);
-                }
-                results.pop_front()?
+                results.take_due(now).ok_or_else(|| results.next())
             };
-            self.expire(stamp, id);
+            match due {
+                Ok((stamp, id)) => self.expire(stamp, id),
+                Err(next) => return next,
+            }
         }
     }
 
@@ -515,6 +509,12 @@ fn resolve(plan: &Plan, groups: &[fuse::Group]) -> Vec<NodeShared> {
         ways_in[at].push(None);
         bounds[at].push(plan.nodes[at].queue.max(1));
     }
+    let mut places = vec![(0, 0); plan.nodes.len()];
+    for (stage, group) in groups.iter().enumerate() {
+        for (local, node) in (0..).zip(group) {
+            places[usize::from(*node)] = (stage, local);
+        }
+    }
     let mut nodes: Vec<NodeShared> = Vec::with_capacity(plan.nodes.len());
     for (at, node) in plan.nodes.iter().enumerate() {
         let need = match &node.work {
@@ -524,11 +524,7 @@ fn resolve(plan: &Plan, groups: &[fuse::Group]) -> Vec<NodeShared> {
                 None => Need::Each(ways_in[at].len()),
             }),
         };
-        let place = groups.iter().enumerate().find_map(|(stage, group)| {
-            let local = group.iter().position(|node| usize::from(*node) == at)?;
-            Some((stage, u16::try_from(local).unwrap_or(u16::MAX)))
-        });
-        let (stage, local) = place.unwrap_or_default();
+        let (stage, local) = places[at];
         nodes.push(NodeShared {
             gate: Mutex::new(Gate::new(Inbox::new(bounds[at].iter().copied()))),
             queued: AtomicBool::new(false),

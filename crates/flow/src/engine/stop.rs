@@ -81,11 +81,7 @@ impl Shared {
             report.unfinished = self.end_all();
         }
         self.exit_stages();
-        let all_done = || {
-            self.stages
-                .iter()
-                .all(|stage| stage.done.load(Ordering::SeqCst))
-        };
+        let all_done = || self.running.load(Ordering::SeqCst) == 0;
         if !all_done() {
             let _some_may_hold_their_thread = clock::timeout(GRACE, self.until(all_done)).await;
         }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryFutureExt as _;
 use smallvec::{SmallVec, smallvec};
 use volary_kernel::TraceId;
 
@@ -27,20 +28,15 @@ pub(crate) fn pass(n: u64, _: Context) -> Ready<Done> {
 }
 
 pub(crate) fn next(n: u64) -> Step {
-    Step::Next(Box::new(n))
+    Step::Next(Payload::new(n))
 }
 
-fn clone(payload: &(dyn std::any::Any + Send)) -> Payload {
-    Box::new(*payload.downcast_ref::<u64>().unwrap())
+fn clone(payload: &Payload) -> Payload {
+    Payload::new(*payload.get::<u64>().unwrap())
 }
 
 fn sum(inputs: Vec<Payload>) -> Payload {
-    Box::new(
-        inputs
-            .iter()
-            .map(|n| *n.downcast_ref::<u64>().unwrap())
-            .sum::<u64>(),
-    )
+    Payload::new(inputs.iter().map(|n| *n.get::<u64>().unwrap()).sum::<u64>())
 }
 
 struct TestCall<F>(F);
@@ -51,7 +47,8 @@ where
     Fut: Future<Output = Done> + Send + 'static,
 {
     fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
-        slot.set((self.0)(*input.downcast::<u64>().unwrap(), context));
+        let attempt = (self.0)(input.into_value::<u64>().unwrap(), context);
+        slot.set(attempt.map_err(Box::new));
     }
 }
 
@@ -157,7 +154,7 @@ impl TestPlan {
 /// An envelope of the default tenant.
 pub(crate) fn envelope(payload: u64) -> Accepted {
     Accepted {
-        payload: Box::new(payload),
+        payload: Payload::new(payload),
         headers: Headers::default(),
         trace_id: TraceId::generate(),
         deadline: None,
@@ -185,7 +182,7 @@ pub(crate) async fn read(mut reader: Reader) -> (Vec<u64>, Outcome) {
     let mut values = Vec::new();
     loop {
         match reader.next().await {
-            Read::Value(value) => values.push(*value.downcast::<u64>().unwrap()),
+            Read::Value(value) => values.push(value.into_value::<u64>().unwrap()),
             Read::Chunk(_) => {}
             Read::End(outcome) => return (values, outcome),
         }

@@ -221,11 +221,14 @@ pub(crate) struct Unread {
 }
 
 impl Unread {
-    /// Keeps the first value if there is none yet; drops the rest.
-    pub(crate) fn sift(self, kept: &mut Option<Payload>) {
+    /// Keeps the first value if there is none yet, and those after it if they are asked for; drops the rest.
+    pub(crate) fn sift(self, first: &mut Option<Payload>, mut after: Option<&mut Vec<Payload>>) {
         let mut keep = |item| {
-            if let (Yield::Value(value), None) = (item, &kept) {
-                *kept = Some(value);
+            let Yield::Value(value) = item else { return };
+            if first.is_none() {
+                *first = Some(value);
+            } else if let Some(after) = &mut after {
+                after.push(value);
             }
         };
         if let Some(item) = self.first {

@@ -263,7 +263,7 @@ impl<In: Value, Out: Value> FlowBuilder<In, Out> {
         let Some(ix) = self.place(node, "make an ingress of") else {
             return self;
         };
-        if self.sketch.ingress.contains(&ix) {
+        if std::mem::replace(&mut self.sketch.nodes[ix].ingress, true) {
             let name = self.sketch.nodes[ix].name.clone();
             self.sketch.found.push(Problem {
                 code: ProblemCode::Twice,
@@ -338,6 +338,7 @@ impl<In: Value, Out: Value> FlowBuilder<In, Out> {
             policy_set: false,
             queue: None,
             ends: false,
+            ingress: false,
             join: None,
             width: None,
             table: Vec::new(),

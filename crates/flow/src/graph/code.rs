@@ -1,10 +1,10 @@
 //! Code with its types erased: what closures become in a plan.
 
-use std::{any::Any, future, marker::PhantomData};
+use std::{future, marker::PhantomData};
 
-use futures_util::TryFutureExt as _;
+use futures_util::FutureExt as _;
 
-use super::plan::{Call, Payload, Step};
+use super::plan::{Call, Payload, Room, Step};
 use crate::{
     context::Context,
     engine::Slot,
@@ -26,12 +26,12 @@ mod sealed {
 /// A node whose result becomes a step by `step`.
 pub(crate) struct Code<N, I, M> {
     node: N,
-    step: fn(M) -> Step,
+    step: fn(M, Room) -> Step,
     input: PhantomData<fn(I)>,
 }
 
 impl<N, I, M> Code<N, I, M> {
-    pub(crate) const fn new(node: N, step: fn(M) -> Step) -> Self {
+    pub(crate) const fn new(node: N, step: fn(M, Room) -> Step) -> Self {
         Self {
             node,
             step,
@@ -47,9 +47,16 @@ where
     I: Send + 'static,
 {
     fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
-        match input.downcast::<I>() {
-            Ok(input) => slot.set(self.node.call(*input, context).map_ok(self.step)),
-            Err(_) => slot.set(future::ready(Err(mismatch::<I>()))),
+        let step = self.step;
+        match input.take::<I>() {
+            Some((input, room)) => {
+                let attempt = self.node.call(input, context);
+                slot.set(attempt.map(move |returned| match returned {
+                    Ok(output) => Ok(step(output, room)),
+                    Err(error) => Err(Box::new(error)),
+                }));
+            }
+            None => slot.set(future::ready(Err(mismatch::<I>().into()))),
         }
     }
 }
@@ -61,39 +68,38 @@ pub(crate) fn mismatch<I>() -> NodeError {
 }
 
 /// Clones a payload that is a `T`.
-pub(crate) fn clone_of<T: Clone + Send + 'static>(value: &(dyn Any + Send)) -> Payload {
-    match value.downcast_ref::<T>() {
-        Some(value) => Box::new(value.clone()),
+pub(crate) fn clone_of<T: Clone + Send + 'static>(value: &Payload) -> Payload {
+    match value.get::<T>() {
+        Some(value) => Payload::new(value.clone()),
         // Unreachable, and refused by whoever takes it.
-        None => Box::new(()),
+        None => Payload::new(()),
     }
 }
 
-pub(crate) fn one<O: Send + 'static>(output: O) -> Step {
-    Step::Next(Box::new(output))
+pub(crate) fn one<O: Send + 'static>(output: O, room: Room) -> Step {
+    Step::Next(room.fill(output))
 }
 
-pub(crate) fn perhaps<O: Send + 'static>(output: Option<O>) -> Step {
-    output.map_or(Step::Nothing, one)
+pub(crate) fn perhaps<O: Send + 'static>(output: Option<O>, room: Room) -> Step {
+    output.map_or(Step::Nothing, |output| one(output, room))
 }
 
-pub(crate) fn each<O: Send + 'static>(outputs: Vec<O>) -> Step {
+pub(crate) fn each<O: Send + 'static>(outputs: Vec<O>, _: Room) -> Step {
     if outputs.is_empty() {
         return Step::Nothing;
     }
-    let erase = |output| Box::new(output) as Payload;
-    Step::Each(outputs.into_iter().map(erase).collect())
+    Step::Each(outputs.into_iter().map(Payload::new).collect())
 }
 
-pub(crate) fn emit<O: Send + 'static, A: Send + 'static>(emit: Emit<O, A>) -> Step {
+pub(crate) fn emit<O: Send + 'static, A: Send + 'static>(emit: Emit<O, A>, room: Room) -> Step {
     match emit {
-        Emit::Next(output) => one(output),
-        Emit::Each(outputs) => each(outputs),
+        Emit::Next(output) => one(output, room),
+        Emit::Each(outputs) => each(outputs, room),
         Emit::Nothing => Step::Nothing,
-        Emit::Finish(answer) => Step::Finish(Box::new(answer)),
+        Emit::Finish(answer) => Step::Finish(room.fill(answer)),
     }
 }
 
-pub(crate) fn nothing((): ()) -> Step {
+pub(crate) fn nothing((): (), _: Room) -> Step {
     Step::Nothing
 }

@@ -15,7 +15,7 @@ use super::{
     refs::NodeKey,
     route::Exits,
     running::{Core, RunningFlow},
-    sketch::{End, Sketch},
+    sketch::{EdgeSketch, End, Sketch},
     subflow::{Child, Unstarted},
 };
 use crate::{config::RunConfig, engine::Engine};
@@ -160,14 +160,15 @@ fn plan(
     builder: u32,
 ) -> Result<Plan, Problem> {
     let mut nodes = Vec::with_capacity(parts.len());
+    let edges = sketch.out();
     for (ix, (pending, clone_in, clone_out)) in parts.into_iter().enumerate() {
         let node = &sketch.nodes[ix];
         nodes.push(PlanNode {
             name: name(&node.name)?,
             policy: node.policy.clone(),
-            work: work(sketch, ix, pending, builder),
+            work: work(sketch, ix, &edges[ix], pending, builder),
             queue: sketch.queue_of(ix),
-            out: out(sketch, ix)?,
+            out: out(sketch, &edges[ix])?,
             clone_in,
             clone_out,
         });
@@ -182,12 +183,11 @@ fn plan(
     })
 }
 
-fn work(sketch: &Sketch, ix: usize, pending: Pending, builder: u32) -> Work {
+fn work(sketch: &Sketch, ix: usize, edges: &[&EdgeSketch], pending: Pending, builder: u32) -> Work {
     match pending {
         Pending::Call(call) => Work::Call(call),
         Pending::Subflow(_) => Work::Call(Arc::new(Unstarted)),
         Pending::Route(make) => {
-            let edges = sketch.edges.iter().filter(|edge| edge.from == ix);
             let exit = |to: End| {
                 let key = match to {
                     End::Node(ix) => Some(NodeKey { builder, ix }),
@@ -197,7 +197,7 @@ fn work(sketch: &Sketch, ix: usize, pending: Pending, builder: u32) -> Work {
             };
             Work::Call(make(Exits {
                 router: sketch.nodes[ix].name.clone(),
-                edges: edges.map(|edge| exit(edge.to)).collect(),
+                edges: edges.iter().map(|edge| exit(edge.to)).collect(),
             }))
         }
         Pending::Join(gather) => {
@@ -212,8 +212,7 @@ fn work(sketch: &Sketch, ix: usize, pending: Pending, builder: u32) -> Work {
     }
 }
 
-fn out(sketch: &Sketch, ix: usize) -> Result<SmallVec<[Edge; 2]>, Problem> {
-    let edges = sketch.edges.iter().filter(|edge| edge.from == ix);
+fn out(sketch: &Sketch, edges: &[&EdgeSketch]) -> Result<SmallVec<[Edge; 2]>, Problem> {
     let edge = |to: End, back: bool| match to {
         End::Node(to) => Ok(Edge {
             to: Target::Node(number(to)?),
@@ -226,6 +225,7 @@ fn out(sketch: &Sketch, ix: usize) -> Result<SmallVec<[Edge; 2]>, Problem> {
             queue: sketch.queue_maxsize,
         }),
     };
+    let edges = edges.iter();
     edges.map(|found| edge(found.to, found.back)).collect()
 }
 

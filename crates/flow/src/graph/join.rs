@@ -109,7 +109,6 @@ impl<In: Value, Out: Value> FlowBuilder<In, Out> {
 
 /// A list of values from values; all are `T`, as the types were checked when the graph was built.
 fn gather<T: Send + 'static>(values: Vec<Payload>) -> Payload {
-    let typed = values.into_iter().filter_map(|value| value.downcast().ok());
-    let typed: Vec<T> = typed.map(|value| *value).collect();
-    Box::new(typed)
+    let typed = values.into_iter().filter_map(Payload::into_value);
+    Payload::new(typed.collect::<Vec<T>>())
 }

@@ -15,6 +15,7 @@ mod durable;
 mod flow;
 mod join;
 mod map;
+mod payload;
 pub(crate) mod plan;
 mod problem;
 mod refs;

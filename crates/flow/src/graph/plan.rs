@@ -1,6 +1,6 @@
 //! What the builder hands to the engine: a checked graph with its types erased. Pure data.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 use volary_kernel::Name;
@@ -8,12 +8,12 @@ use volary_kernel::Name;
 use crate::{
     context::Context,
     engine::Slot,
+    error::NodeError,
     policy::NodePolicy,
     state::{codec::Codec, once::Settle},
 };
 
-/// A value between nodes, its type checked when the graph was built.
-pub(crate) type Payload = Box<dyn Any + Send>;
+pub(crate) use super::payload::{Payload, Room};
 
 /// Index of a node in its plan.
 pub(crate) type NodeIx = u16;
@@ -53,7 +53,7 @@ pub(crate) struct DurableNode {
 }
 
 /// Clones a payload of one known type.
-pub(crate) type CloneFn = fn(&(dyn Any + Send)) -> Payload;
+pub(crate) type CloneFn = fn(&Payload) -> Payload;
 
 /// A node of a plan.
 #[derive(Clone)]
@@ -105,14 +105,21 @@ pub(crate) trait Call: Send + Sync {
     fn start(&self, input: Payload, context: Context, slot: &mut Slot);
 }
 
+/// What an attempt returns. Little, as it is handed from function to function; an error is rare and may be larger.
+pub(crate) type Returned = Result<Step, Box<NodeError>>;
+
+const _: () = assert!(size_of::<Returned>() <= 32);
+
 /// What an attempt ended with.
 pub(crate) enum Step {
     /// One value, to every edge.
     Next(Payload),
     /// Several, in order.
     Each(Vec<Payload>),
+    /// To one edge, by its index in `PlanNode::out`.
+    One(u16, Payload),
     /// To some edges, by their index in `PlanNode::out`.
-    To(SmallVec<[(u16, Payload); 2]>),
+    To(Vec<(u16, Payload)>),
     /// To nobody.
     Nothing,
     /// To a target that the node has no edge to: the trace fails with `NoSuchTarget` and this message, whatever the policy.

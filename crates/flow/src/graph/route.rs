@@ -358,8 +358,8 @@ where
     T: Value,
 {
     fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
-        let Some(value) = input.downcast_ref::<T>() else {
-            slot.set(std::future::ready(Err(mismatch::<T>())));
+        let Some(value) = input.get::<T>() else {
+            slot.set(std::future::ready(Err(mismatch::<T>().into())));
             return;
         };
         let proposed = self.exits.resolve(&(self.choose)(value, &context));
@@ -402,9 +402,12 @@ fn send<T: Value>(value: Payload, edges: Result<Edges, String>) -> Step {
     let Some((last, others)) = edges.split_last() else {
         return Step::Nothing;
     };
-    let mut sent = SmallVec::new();
+    if others.is_empty() {
+        return Step::One(*last, value);
+    }
+    let mut sent = Vec::with_capacity(edges.len());
     for edge in others {
-        sent.push((*edge, super::code::clone_of::<T>(&*value)));
+        sent.push((*edge, super::code::clone_of::<T>(&value)));
     }
     sent.push((*last, value));
     Step::To(sent)

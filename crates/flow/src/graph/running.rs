@@ -15,7 +15,7 @@ use volary_kernel::{Name, SharedClock, Tenant, TraceId};
 
 use super::plan::Payload;
 use crate::{
-    engine::{Accepted, Depths, Engine, Read, Reader, TraceView},
+    engine::{self, Accepted, Depths, Engine, Keep, Read, Reader, TraceView},
     envelope::Envelope,
     error::EmitError,
     outcome::{CancelReport, Item, Outcome, StopReport},
@@ -89,7 +89,8 @@ impl<In, Out> RunningFlow<In, Out> {
         self.core.engine.cancel(trace_id, tenant)
     }
 
-    /// Holds what of a trace is not running yet; see [`Context::pause`](crate::Context::pause). False if there is no such trace of this tenant, or it is held already.
+    /// Holds what of a trace is not running yet; see [`Context::pause`](crate::Context::pause). False if there is no such
+    /// trace of this tenant, or it is held already.
     pub fn pause(&self, trace_id: TraceId, tenant: &Tenant) -> bool {
         self.core.engine.pause(trace_id, tenant)
     }
@@ -119,6 +120,9 @@ impl<In, Out> RunningFlow<In, Out> {
 
     /// Accepts nothing more, drains for up to `limit`, ends the rest as dropped, and stops the sub-flows. A second stop waits
     /// for the first.
+    ///
+    /// A node may stop the flow that it is part of: its own attempt is then what does not drain, and is dropped with this call
+    /// when `limit` is over. Nobody gets that report; a second stop, from outside, gets one, and stops the sub-flows.
     pub async fn stop(&self, limit: Duration) -> StopReport {
         self.core.stop(limit).await
     }
@@ -152,6 +156,9 @@ impl<In: Send + 'static, Out: Send + 'static> RunningFlow<In, Out> {
 
     /// Emits a payload into the flow, once there is room for its tenant. Cancel-safe: dropped means not accepted.
     ///
+    /// A node may emit into its own flow and go on. If it waits, for room or for how that trace ends, it may wait for the slot
+    /// that it holds: only a deadline bounds that. [`RunningFlow::emit_nowait`] does not wait for room.
+    ///
     /// # Errors
     /// When it was not accepted; nothing of it happened.
     pub async fn emit(&self, envelope: Envelope<In>) -> Result<TraceHandle<Out>, EmitError> {
@@ -170,17 +177,27 @@ impl<In: Send + 'static, Out: Send + 'static> RunningFlow<In, Out> {
 
     /// Emits, waits for the end, and returns the first value. Dropping it does not end the trace; cancel does.
     ///
+    /// In a node use [`Context::call`](crate::Context::call), which hands tenant, deadline and cancel down. This one knows its
+    /// caller too and is refused where it could wait for itself for ever, as long as the node polls it: not in a task that
+    /// the node spawned.
+    ///
     /// # Errors
-    /// When it was not accepted, or the trace did not end as done with a value.
+    /// When it was not accepted, or the trace did not end as done with a value. Of what a node calls also
+    /// [`EmitError::CallsItself`] and [`EmitError::TooDeep`].
     pub async fn call(&self, envelope: Envelope<In>) -> Result<Out, CallError> {
-        let handle = self.emit(envelope).await?;
+        let accepted = Accepted {
+            parent: engine::caller(),
+            ..accepted(envelope)
+        };
+        let reader = self.core.engine.emit(accepted).await?;
+        let handle = TraceHandle::new(reader);
         handle.result().await.map_err(CallError::Ended)
     }
 }
 
 fn accepted<In: Send + 'static>(envelope: Envelope<In>) -> Accepted {
     Accepted {
-        payload: Box::new(envelope.payload),
+        payload: Payload::new(envelope.payload),
         headers: envelope.headers,
         trace_id: envelope.trace_id,
         deadline: envelope.deadline,
@@ -194,7 +211,6 @@ fn accepted<In: Send + 'static>(envelope: Envelope<In>) -> Accepted {
 /// Dropped before the end, the trace goes on, and what is unread stays fetchable for `Limits::result_ttl`.
 pub struct TraceHandle<Out> {
     reader: Reader,
-    outcome: Option<Outcome>,
     types: PhantomData<fn() -> Out>,
 }
 
@@ -208,7 +224,6 @@ impl<Out> TraceHandle<Out> {
     pub(crate) const fn new(reader: Reader) -> Self {
         Self {
             reader,
-            outcome: None,
             types: PhantomData,
         }
     }
@@ -227,7 +242,7 @@ impl<Out: Send + 'static> TraceHandle<Out> {
 
     /// How the trace ended, once it has; what it yields until then is thrown away.
     pub async fn outcome(mut self) -> Outcome {
-        poll_fn(|cx| self.reader.poll_end(false, cx)).await
+        poll_fn(|cx| self.reader.poll_end(Keep::Nothing, cx)).await
     }
 
     /// The first value, once the trace is done. Given up before, by a timeout say, that value stays fetchable.
@@ -235,37 +250,27 @@ impl<Out: Send + 'static> TraceHandle<Out> {
     /// # Errors
     /// How it ended otherwise; [`Outcome::Done`] if it is done without a value.
     pub async fn result(mut self) -> Result<Out, Outcome> {
-        let end = poll_fn(|cx| self.reader.poll_end(true, cx)).await;
-        match (end, self.reader.first.take().and_then(typed)) {
+        let end = poll_fn(|cx| self.reader.poll_end(Keep::First, cx)).await;
+        match (end, self.reader.into_values().next().and_then(typed)) {
             (Outcome::Done, Some(value)) => Ok(value),
             (other, _) => Err(other),
         }
     }
 
-    /// All values in order, once the trace is done.
+    /// All values in order, once the trace is done. Given up before, those that came by then stay fetchable, and count as
+    /// unread again: the trace fails where it yields more than `Limits::messages_per_trace` that nobody reads.
     ///
     /// # Errors
     /// How it ended otherwise.
     pub async fn values(mut self) -> Result<Vec<Out>, Outcome> {
-        let mut values = Vec::new();
-        loop {
-            match (self.next().await, self.outcome.take()) {
-                (Some(Item::Value(value)), _) => values.push(value),
-                (Some(Item::Chunk(_)), _) | (None, None) => {}
-                (None, Some(Outcome::Done)) => return Ok(values),
-                (None, Some(other)) => return Err(other),
-            }
+        match poll_fn(|cx| self.reader.poll_end(Keep::All, cx)).await {
+            Outcome::Done => Ok(self.reader.into_values().filter_map(typed).collect()),
+            other => Err(other),
         }
     }
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<Out>>> {
-        self.poll_read(cx).map(|read| match read {
-            Ok(item) => Some(item),
-            Err(outcome) => {
-                self.outcome = Some(outcome);
-                None
-            }
-        })
+        self.poll_read(cx).map(Result::ok)
     }
 
     /// The next thing the trace yields, or how it ended, which it says again when asked again.
@@ -286,7 +291,7 @@ impl<Out: Send + 'static> TraceHandle<Out> {
 
 /// The value of a payload; always one, as the types were checked when the graph was built.
 fn typed<Out: 'static>(payload: Payload) -> Option<Out> {
-    payload.downcast().ok().map(|value| *value)
+    payload.into_value()
 }
 
 impl<Out: Send + 'static> Stream for TraceHandle<Out> {

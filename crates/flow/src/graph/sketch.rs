@@ -1,6 +1,6 @@
 //! A graph as it was drawn, before it is known to be sound: what checks and descriptions look at. Pure.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use super::{
     describe::{Description, NodeKind},
@@ -25,6 +25,8 @@ pub(crate) struct Sketch {
     /// In the order of declaring.
     pub ingress: Vec<usize>,
     pub queue_maxsize: usize,
+    /// Ends of the edges.
+    known: HashSet<(usize, End)>,
     /// What was wrong on the way.
     pub found: Vec<Problem>,
 }
@@ -44,6 +46,8 @@ pub(crate) struct NodeSketch {
     pub queue: Option<usize>,
     /// Whether a branch of a trace may end here without a successor.
     pub ends: bool,
+    /// Whether it gets what is emitted.
+    pub ingress: bool,
     pub join: Option<JoinSketch>,
     /// Bound of `map_concurrent`.
     pub width: Option<usize>,
@@ -72,7 +76,7 @@ pub(crate) struct EdgeSketch {
 }
 
 /// Where an edge leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum End {
     Node(usize),
     Egress,
@@ -86,6 +90,7 @@ impl Sketch {
             edges: Vec::new(),
             ingress: Vec::new(),
             queue_maxsize: DEFAULT_QUEUE,
+            known: HashSet::new(),
             found: Vec::new(),
         }
     }
@@ -114,9 +119,17 @@ impl Sketch {
         successors
     }
 
+    /// The edges that leave each node, in the order of connecting.
+    pub(crate) fn out(&self) -> Vec<Vec<&EdgeSketch>> {
+        let mut out = vec![Vec::new(); self.nodes.len()];
+        for edge in &self.edges {
+            out[edge.from].push(edge);
+        }
+        out
+    }
+
     pub(crate) fn add_edge(&mut self, edge: EdgeSketch) {
-        let same = |other: &EdgeSketch| other.from == edge.from && other.to == edge.to;
-        if !self.edges.iter().any(same) {
+        if self.known.insert((edge.from, edge.to)) {
             self.edges.push(edge);
             return;
         }

@@ -88,7 +88,7 @@ pub(crate) struct Unstarted;
 impl Call for Unstarted {
     fn start(&self, _: Payload, _: Context, slot: &mut Slot) {
         let error = NodeError::permanent("the sub-flow was not started");
-        slot.set(std::future::ready(Err(error)));
+        slot.set(std::future::ready(Err(error.into())));
     }
 }
 
@@ -99,8 +99,8 @@ struct Subflow<I, O> {
 
 impl<I: Value, O: Value> Call for Subflow<I, O> {
     fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
-        if !input.is::<I>() {
-            slot.set(std::future::ready(Err(mismatch::<I>())));
+        if input.get::<I>().is_none() {
+            slot.set(std::future::ready(Err(mismatch::<I>().into())));
             return;
         }
         let engine = self.running.core.engine.clone();
@@ -131,14 +131,11 @@ impl Context {
         I: Send + 'static,
         O: Send + 'static,
     {
-        let values = values(self, &flow.core.engine, Box::new(payload)).await?;
+        let values = values(self, &flow.core.engine, Payload::new(payload)).await?;
         let first = values.into_iter().next();
         let first =
             first.ok_or_else(|| NodeError::permanent("the called flow yielded no value"))?;
-        first
-            .downcast()
-            .map(|value| *value)
-            .map_err(|_| mismatch::<O>())
+        first.into_value().ok_or_else(mismatch::<O>)
     }
 }
 

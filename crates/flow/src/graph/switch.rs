@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use smallvec::smallvec;
-
 use super::{
     builder::{FlowBuilder, Pending},
     code::{Value, mismatch},
@@ -158,7 +156,7 @@ impl<T: Value, In: Value, Out: Value> Switch<'_, T, In, Out> {
                 label: Some(label),
             }),
         }
-        let take = move |value| take(value).map(|inner| Box::new(inner) as Payload);
+        let take = move |value| take(value).map(|inner| Payload::new(inner));
         // The graph's own bound on edges is checked by `build`, before any of these is used.
         let edge = u16::try_from(edge).unwrap_or(u16::MAX);
         self.arms.push(Arm {
@@ -179,7 +177,7 @@ impl<T: Value> SwitchCall<T> {
     fn choose(&self, mut value: T) -> Step {
         for arm in &self.arms {
             match (arm.take)(value) {
-                Ok(inner) => return Step::To(smallvec![(arm.edge, inner)]),
+                Ok(inner) => return Step::One(arm.edge, inner),
                 Err(back) => value = back,
             }
         }
@@ -190,9 +188,9 @@ impl<T: Value> SwitchCall<T> {
 
 impl<T: Value> Call for SwitchCall<T> {
     fn start(&self, input: Payload, _: Context, slot: &mut Slot) {
-        let step = match input.downcast::<T>() {
-            Ok(value) => Ok(self.choose(*value)),
-            Err(_) => Err(mismatch::<T>()),
+        let step = match input.into_value::<T>() {
+            Some(value) => Ok(self.choose(value)),
+            None => Err(mismatch::<T>().into()),
         };
         slot.set(std::future::ready(step));
     }

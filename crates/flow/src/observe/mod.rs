@@ -10,6 +10,7 @@ mod otel;
 mod payload;
 mod record;
 pub(crate) mod tap;
+mod times;
 pub mod trace_context;
 
 pub use event::{FlowEvent, FlowEventKind};

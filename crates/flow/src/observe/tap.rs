@@ -24,6 +24,7 @@ use super::{
     Observer,
     event::{FlowEvent, FlowEventKind},
     record::{Record, Window, ranks},
+    times::Times,
 };
 use crate::{
     config::RunConfig,
@@ -255,14 +256,14 @@ impl Observing {
         Self { hub, stop, ended }
     }
 
-    /// A tap for a stage that runs these nodes, or for somebody who runs none.
+    /// A tap for a stage that runs these nodes, to be asked for once; or for somebody who runs none.
     pub(crate) fn tap(&self, chain: &[NodeIx]) -> Tap {
         let Some(hub) = &self.hub else {
             return Tap::off();
         };
         let mut chains = hub.chains.write();
-        let known = chains.iter().position(|known| known == chain);
-        let at = known.unwrap_or_else(|| {
+        let known = || chains.iter().position(Vec::is_empty);
+        let at = chain.is_empty().then(known).flatten().unwrap_or_else(|| {
             Arc::make_mut(&mut chains).push(chain.to_vec());
             chains.len() - 1
         });
@@ -296,6 +297,7 @@ struct Tell {
     fresh: Vec<Record>,
     events: Events,
     tenants: TenantNames,
+    times: Times,
 }
 
 /// Names of tenants, as copies of the observers' own: what stages and callers share is not touched once per event.
@@ -323,6 +325,7 @@ impl Teller {
     fn new(hub: Arc<Hub>, setup: Setup) -> Self {
         let tell = Tell {
             hub: hub.clone(),
+            times: Times::read(&setup.clock),
             setup,
             window: Window::default(),
             fresh: Vec::new(),
@@ -383,10 +386,9 @@ impl Tell {
         let mut fresh = std::mem::take(&mut self.fresh);
         self.window
             .round(&mut fresh, last, &chains, &self.setup.ranks);
-        let clock = &self.setup.clock;
-        let times = Times(clock.wall(), clock.mono());
+        self.times = self.times.renewed(&self.setup.clock);
         for record in fresh.drain(..) {
-            self.expand(record, &chains, times);
+            self.expand(record, &chains);
             if self.events.all().len() >= BATCH {
                 self.tell();
             }
@@ -409,7 +411,7 @@ impl Tell {
         }
     }
 
-    fn expand(&mut self, record: Record, chains: &[Vec<NodeIx>], times: Times) {
+    fn expand(&mut self, record: Record, chains: &[Vec<NodeIx>]) {
         let named = record.tag().and_then(|tag| {
             let tenant = self.tenants.name(tag.tenant, &self.setup.tenants)?;
             Some((tag, tenant))
@@ -418,7 +420,7 @@ impl Tell {
             self.setup.dropped.inc_by(record.events());
             return;
         };
-        let (events, setup) = (&mut self.events, &self.setup);
+        let (events, setup, times) = (&mut self.events, &self.setup, self.times);
         record.expand(chains, &mut |node, attempt, at, kind| {
             let node = node.and_then(|node| setup.nodes.get(usize::from(node)));
             let at = times.wall(at);
@@ -487,21 +489,6 @@ impl Events {
             event.tenant = tenant.clone();
         }
         rest(event);
-    }
-}
-
-/// One moment on both clocks.
-#[derive(Clone, Copy)]
-struct Times(Timestamp, Mono);
-
-impl Times {
-    fn wall(self, at: Mono) -> Timestamp {
-        let Self(wall, mono) = self;
-        if at <= mono {
-            wall - (mono - at)
-        } else {
-            wall + (at - mono)
-        }
     }
 }
 

@@ -138,14 +138,38 @@ impl Problems {
     }
 }
 
+/// A policy in which everything is wrong.
+#[cfg(test)]
+pub(crate) fn wrong_everywhere() -> NodePolicy {
+    use super::{Breaker, RetryBudget};
+    use volary_kernel::retry::Backoff;
+
+    NodePolicy {
+        concurrency: 0,
+        timeout: Some(Duration::ZERO),
+        max_retries: 1_001,
+        backoff: Backoff {
+            base: Duration::from_secs(2),
+            max: Duration::from_secs(1),
+            factor: f64::NAN,
+            jitter: 1.5,
+        },
+        retry_budget: RetryBudget {
+            ratio: -0.1,
+            reserve: 0,
+        },
+        breaker: Some(Breaker {
+            failures: 0,
+            open_for: Duration::ZERO,
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use volary_kernel::retry::Backoff;
 
-    use super::{
-        super::{Breaker, RetryBudget},
-        *,
-    };
+    use super::{super::Breaker, *};
 
     fn fields(policy: &NodePolicy) -> Vec<&'static str> {
         let problems = policy.problems();
@@ -176,25 +200,7 @@ mod tests {
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let bad = NodePolicy {
-            concurrency: 0,
-            timeout: Some(Duration::ZERO),
-            max_retries: 1_001,
-            backoff: Backoff {
-                base: Duration::from_secs(2),
-                max: Duration::from_secs(1),
-                factor: f64::NAN,
-                jitter: 1.5,
-            },
-            retry_budget: RetryBudget {
-                ratio: -0.1,
-                reserve: 0,
-            },
-            breaker: Some(Breaker {
-                failures: 0,
-                open_for: Duration::ZERO,
-            }),
-        };
+        let bad = wrong_everywhere();
         let all = [
             "concurrency",
             "timeout",

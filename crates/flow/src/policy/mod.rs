@@ -11,6 +11,8 @@ use std::time::Duration;
 use volary_kernel::retry::Backoff;
 
 pub use check::PolicyProblem;
+#[cfg(test)]
+pub(crate) use check::wrong_everywhere;
 
 /// How the attempts of a node are run.
 ///

@@ -19,7 +19,7 @@ use crate::{
     context::Context,
     engine::Slot,
     error::{FlowErrorCode, NodeError},
-    graph::plan::{Call, NodeIx, Payload, Plan, Step, Work},
+    graph::plan::{Call, NodeIx, Payload, Plan, Returned, Step, Work},
 };
 
 /// Why an attempt of a durable flow failed that is not the node's fault.
@@ -41,8 +41,8 @@ impl Trouble {
     }
 }
 
-fn of_store(error: StoreError) -> NodeError {
-    Trouble::Store(error).into_error()
+fn boxed(error: StoreError) -> Box<NodeError> {
+    Box::new(Trouble::Store(error).into_error())
 }
 
 /// The code of a failure that is not the node's fault.
@@ -98,11 +98,11 @@ impl Inner {
         book: Arc<Book>,
         input: Payload,
         context: Context,
-    ) -> Result<Step, NodeError> {
+    ) -> Returned {
         let at = (self.node, context.step());
         match book.known(at) {
             Known::Done(record) => {
-                return self.ledger.replay(self.node, &record).map_err(of_store);
+                return self.ledger.replay(self.node, &record).map_err(boxed);
             }
             Known::InDoubt => {
                 if let Some(step) = self.settle(&book, at).await? {
@@ -114,7 +114,7 @@ impl Inner {
                 intended.map_err(|error| {
                     // It was not begun.
                     book.wrote(at);
-                    of_store(error)
+                    boxed(error)
                 })?;
             }
             Known::New => {}
@@ -125,11 +125,11 @@ impl Inner {
         self.receipt(&book, at, step).await
     }
 
-    async fn receipt(&self, book: &Book, at: StepAt, step: Step) -> Result<Step, NodeError> {
-        let record = self.ledger.record_of(self.node, &step).map_err(of_store)?;
+    async fn receipt(&self, book: &Book, at: StepAt, step: Step) -> Returned {
+        let record = self.ledger.record_of(self.node, &step).map_err(boxed)?;
         if let Some(record) = record {
             let written = self.ledger.receipt(book, at, &record).await;
-            written.map_err(of_store)?;
+            written.map_err(boxed)?;
         }
         Ok(step)
     }

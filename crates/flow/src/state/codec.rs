@@ -1,7 +1,5 @@
 //! How values are stored: as JSON, by functions picked where the types were known. Pure.
 
-use std::any::Any;
-
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::graph::plan::Payload;
@@ -9,7 +7,7 @@ use crate::graph::plan::Payload;
 /// Writes and reads values of one type.
 #[derive(Clone, Copy)]
 pub(crate) struct Codec {
-    encode: fn(&(dyn Any + Send), &mut Vec<u8>) -> Result<(), CodecError>,
+    encode: fn(&Payload, &mut Vec<u8>) -> Result<(), CodecError>,
     decode: fn(&[u8]) -> Result<Payload, CodecError>,
 }
 
@@ -38,11 +36,7 @@ impl Codec {
     }
 
     /// Adds `value` as JSON to `to`.
-    pub(crate) fn encode(
-        &self,
-        value: &(dyn Any + Send),
-        to: &mut Vec<u8>,
-    ) -> Result<(), CodecError> {
+    pub(crate) fn encode(&self, value: &Payload, to: &mut Vec<u8>) -> Result<(), CodecError> {
         (self.encode)(value, to)
     }
 
@@ -52,12 +46,9 @@ impl Codec {
     }
 }
 
-fn encode<T: Serialize + 'static>(
-    value: &(dyn Any + Send),
-    to: &mut Vec<u8>,
-) -> Result<(), CodecError> {
+fn encode<T: Serialize + 'static>(value: &Payload, to: &mut Vec<u8>) -> Result<(), CodecError> {
     let name = std::any::type_name::<T>();
-    let value = value.downcast_ref::<T>().ok_or(CodecError::Type(name))?;
+    let value = value.get::<T>().ok_or(CodecError::Type(name))?;
     serde_json::to_writer(to, value).map_err(|cause| CodecError::Json {
         name,
         reading: false,
@@ -67,7 +58,7 @@ fn encode<T: Serialize + 'static>(
 
 fn decode<T: DeserializeOwned + Send + 'static>(json: &[u8]) -> Result<Payload, CodecError> {
     match serde_json::from_slice::<T>(json) {
-        Ok(value) => Ok(Box::new(value)),
+        Ok(value) => Ok(Payload::new(value)),
         Err(cause) => Err(CodecError::Json {
             name: std::any::type_name::<T>(),
             reading: true,
@@ -86,25 +77,28 @@ mod tests {
     fn values_come_back_as_they_were() {
         let codec = Codec::of::<Vec<Option<u8>>>();
         let mut json = Vec::new();
-        codec.encode(&vec![Some(1u8), None], &mut json).unwrap();
+        codec
+            .encode(&Payload::new(vec![Some(1u8), None]), &mut json)
+            .unwrap();
         assert_eq!(json, b"[1,null]");
         let value = codec
             .decode(&json)
             .unwrap()
-            .downcast::<Vec<Option<u8>>>()
+            .into_value::<Vec<Option<u8>>>()
             .unwrap();
-        assert_eq!(*value, [Some(1), None]);
+        assert_eq!(value, [Some(1), None]);
     }
 
     #[test]
     fn what_json_cannot_hold_is_an_error_and_so_is_another_type() {
         let map = BTreeMap::from([(vec![1u8], 1u8)]);
-        let error = Codec::of::<BTreeMap<Vec<u8>, u8>>().encode(&map, &mut Vec::new());
+        let error =
+            Codec::of::<BTreeMap<Vec<u8>, u8>>().encode(&Payload::new(map), &mut Vec::new());
         assert!(
             matches!(error, Err(CodecError::Json { reading: false, .. })),
             "{error:?}"
         );
-        let error = Codec::of::<u8>().encode(&"one", &mut Vec::new());
+        let error = Codec::of::<u8>().encode(&Payload::new("one"), &mut Vec::new());
         assert!(matches!(error, Err(CodecError::Type("u8"))), "{error:?}");
         let error = Codec::of::<u8>().decode(b"300").map(drop);
         let text = error.unwrap_err().to_string();

@@ -20,7 +20,7 @@ pub struct DurableConfig {
     pub queues: Queues,
     /// How long what nobody has fetched is kept after a trace ended, by the wall clock.
     pub result_ttl: Duration,
-    /// Most ended traces that are kept for fetching; the oldest goes first.
+    /// Most ended traces that are kept for fetching; beyond it the oldest of the tenant with the most goes.
     pub results: usize,
 }
 

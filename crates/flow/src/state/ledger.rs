@@ -1,4 +1,5 @@
-//! Writing down what durable traces do: accepted, steps, ends. Knows the store and the plan, and nothing of running.
+//! Writing down what durable traces do: accepted, steps, ends. Knows the store and the plan, and nothing of running. It is
+//! read in [`super::load`].
 //!
 //! ```text
 //!   accept ─▶ live + journal ─────┐
@@ -17,7 +18,7 @@ use volary_store::{
 
 use super::{
     DurableConfig,
-    book::{Book, Found, StepAt},
+    book::{Book, StepAt},
     record::{
         self, Deed, KeptRecord, Keys, LiveRecord, ParkedRecord, ParkedStep, StepRecord, VERSION,
     },
@@ -40,7 +41,7 @@ pub(crate) struct Ledger {
     pub durable: Arc<Durable>,
     pub config: DurableConfig,
     pub keys: Keys,
-    nodes: HashMap<Name, NodeIx>,
+    pub(super) nodes: HashMap<Name, NodeIx>,
 }
 
 /// What is emitted, as it is to be written.
@@ -49,37 +50,6 @@ pub(crate) struct Intake<'a> {
     pub deadline: Option<Duration>,
     pub meta: &'a Meta,
     pub payload: &'a Payload,
-}
-
-/// A trace that an earlier life accepted.
-pub(crate) struct Resumed {
-    pub book: Arc<Book>,
-    pub headers: Headers,
-    pub meta: Meta,
-    /// What is left of its time, by the wall clock.
-    pub left: Option<Duration>,
-    pub payload: Payload,
-    pub paused: bool,
-}
-
-/// A trace that an earlier life ended and nobody has read.
-pub(crate) struct Kept {
-    pub book: Arc<Book>,
-    pub outcome: Outcome,
-    pub values: Vec<Payload>,
-    /// What is left of the time it is kept.
-    pub left: Duration,
-}
-
-/// What a store holds of a flow.
-#[derive(Default)]
-pub(crate) struct Loaded {
-    pub live: Vec<Resumed>,
-    pub kept: Vec<Kept>,
-    /// Traces whose payload cannot be read any more, and why.
-    pub unreadable: Vec<(Arc<Book>, String)>,
-    /// Steps and pauses of traces that have ended.
-    pub garbage: Vec<Key>,
 }
 
 impl Ledger {
@@ -101,7 +71,7 @@ impl Ledger {
         self.config.queues.store()
     }
 
-    fn node(&self, node: NodeIx) -> &Name {
+    pub(super) fn node(&self, node: NodeIx) -> &Name {
         &self.plan.nodes[usize::from(node)].name
     }
 
@@ -128,7 +98,7 @@ impl Ledger {
         let mut json = Vec::new();
         self.durable
             .input
-            .encode(&**intake.payload, &mut json)
+            .encode(intake.payload, &mut json)
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
         let live = LiveRecord {
             v: VERSION,
@@ -223,7 +193,7 @@ impl Ledger {
         let value = |value: &Payload, finish: bool| {
             let mut json = Vec::new();
             codec(finish)?
-                .encode(&**value, &mut json)
+                .encode(value, &mut json)
                 .map_err(|error| StoreError::Invalid(error.to_string()))?;
             record::raw(json)
         };
@@ -238,6 +208,11 @@ impl Ledger {
                 for payload in payloads {
                     record.values.push(value(payload, false)?);
                 }
+            }
+            Step::One(edge, payload) => {
+                record.deed = Deed::To;
+                record.values.push(value(payload, false)?);
+                record.targets.push(self.target(node, *edge));
             }
             Step::To(routed) => {
                 record.deed = Deed::To;
@@ -326,7 +301,7 @@ impl Ledger {
         let mut json = Vec::new();
         self.durable
             .output
-            .encode(&**value, &mut json)
+            .encode(value, &mut json)
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
         record::raw(json)
     }
@@ -480,118 +455,6 @@ impl Ledger {
             in_doubt,
         };
         Ok(Entry::json(kind, book.tenant.clone(), &body)?.trace(book.trace))
-    }
-
-    // --- loading -----------------------------------------------------------------------------
-
-    /// Reads what earlier lives left.
-    pub(crate) async fn load(&self) -> Result<Loaded, StoreError> {
-        let mut steps: HashMap<Uid, Found> = HashMap::new();
-        each(self.store(), &self.keys.steps, |record| {
-            let Some((uid, node, step)) = self.keys.of_step(&record.key) else {
-                return Err(corrupt(&record.key));
-            };
-            let found = steps.entry(uid).or_default();
-            match self.nodes.get(&node) {
-                Some(node) => {
-                    let record = record::decode(&record.key, &record.value)?;
-                    found.steps.push(((*node, step), record));
-                }
-                None => found.orphans.push(record.key),
-            }
-            Ok(())
-        })
-        .await?;
-        let mut paused = self.pauses().await?;
-        let mut loaded = Loaded::default();
-        let now = self.wall();
-        each(self.store(), &self.keys.live, |record| {
-            let uid =
-                record::end_of(&record.key, &self.keys.live).ok_or_else(|| corrupt(&record.key))?;
-            let live: LiveRecord = record::decode(&record.key, &record.value)?;
-            let found = steps.remove(&uid).unwrap_or_default();
-            let is_paused = paused.remove(&live.trace).is_some();
-            match self.resumed(uid, &live, found, now, is_paused) {
-                Ok(resumed) => loaded.live.push(resumed),
-                Err(unreadable) => loaded.unreadable.push(unreadable),
-            }
-            Ok(())
-        })
-        .await?;
-        for (uid, found) in steps {
-            for ((node, step), _) in found.steps {
-                loaded
-                    .garbage
-                    .push(self.keys.step(uid, self.node(node), step)?);
-            }
-            loaded.garbage.extend(found.orphans);
-        }
-        // Nobody else ends traces of this flow: what is paused and does not live has ended.
-        for trace in paused.into_keys() {
-            loaded.garbage.push(self.keys.pause(trace)?);
-        }
-        each(self.store(), &self.keys.kept, |record| {
-            loaded.kept.push(self.kept(&record, now)?);
-            Ok(())
-        })
-        .await?;
-        Ok(loaded)
-    }
-
-    pub(crate) fn resumed(
-        &self,
-        uid: Uid,
-        live: &LiveRecord,
-        found: Found,
-        now: Timestamp,
-        paused: bool,
-    ) -> Result<Resumed, (Arc<Book>, String)> {
-        let book = Arc::new(Book::found(uid, live.trace, live.tenant.clone(), found));
-        if paused {
-            let _it_has_not_ended = book.paused();
-        }
-        let payload = self.durable.input.decode(live.payload.get().as_bytes());
-        let payload = payload.map_err(|error| (book.clone(), error.to_string()))?;
-        Ok(Resumed {
-            book,
-            headers: live.headers(),
-            meta: live.meta.clone(),
-            left: live.deadline.map(|at| at.since(now)),
-            payload,
-            paused,
-        })
-    }
-
-    fn kept(&self, record: &Record, now: Timestamp) -> Result<Kept, StoreError> {
-        let uid =
-            record::end_of(&record.key, &self.keys.kept).ok_or_else(|| corrupt(&record.key))?;
-        let kept: KeptRecord = record::decode(&record.key, &record.value)?;
-        let decode = |value: &RawValue| self.durable.output.decode(value.get().as_bytes());
-        let values: Result<_, _> = kept.values.iter().map(|value| decode(value)).collect();
-        let values = values.map_err(|error| StoreError::Corrupt {
-            what: format!("record `{}`: {error}", record.key),
-            seq: None,
-        })?;
-        Ok(Kept {
-            book: Arc::new(Book::new(uid, kept.trace, kept.tenant)),
-            outcome: kept.outcome,
-            values,
-            left: record
-                .expires
-                .map_or(self.config.result_ttl, |at| at.since(now)),
-        })
-    }
-
-    /// The steps of a parked trace, as this plan knows them.
-    pub(crate) fn found_in(&self, uid: Uid, parked: ParkedRecord) -> Result<Found, StoreError> {
-        let mut found = Found::default();
-        for ParkedStep { node, step, record } in parked.steps {
-            match self.nodes.get(&node) {
-                Some(ix) => found.steps.push(((*ix, step), record)),
-                None => found.orphans.push(self.keys.step(uid, &node, step)?),
-            }
-        }
-        Ok(found)
     }
 }
 

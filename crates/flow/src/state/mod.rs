@@ -11,6 +11,7 @@ pub(crate) mod codec;
 mod durable;
 mod history;
 pub(crate) mod ledger;
+pub(crate) mod load;
 pub(crate) mod once;
 pub(crate) mod owner;
 pub(crate) mod pause;

@@ -43,7 +43,7 @@ impl<O: Send + 'static> Once<O> {
     {
         let probe: Probe = Arc::new(move |key| {
             let asked = probe(key);
-            Box::pin(async move { Ok(asked.await?.map(|output| Box::new(output) as Payload)) })
+            Box::pin(async move { Ok(asked.await?.map(Payload::new)) })
         });
         Self::of(Settle::Probe(probe))
     }

@@ -4,6 +4,7 @@
 
 mod crash;
 mod pauses;
+mod restored;
 mod second;
 #[path = "../support/store.rs"]
 mod store;

@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "crates/flow/src/engine/fuse.rs",
     "crates/flow/src/engine/inbox.rs",
     "crates/flow/src/engine/joins.rs",
+    "crates/flow/src/engine/results.rs",
     "crates/flow/src/engine/timers.rs",
     "crates/flow/src/policy/breaker.rs",
     "crates/flow/src/policy/budget.rs",

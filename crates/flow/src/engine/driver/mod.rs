@@ -7,8 +7,11 @@
 //! An attempt is polled once when it starts; most end there, and the message goes on to the next fused node at once. What
 //! does not is parked in its slot and polled again only when it is woken.
 
+mod attempt;
 mod chain;
+mod ends;
 mod join;
+mod node;
 mod route;
 mod run;
 mod sample;
@@ -17,11 +20,8 @@ use std::{
     any::Any,
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -29,10 +29,10 @@ use hashbrown::HashMap;
 use tokio_util::sync::ReusableBoxFuture;
 use volary_kernel::{Mono, clock, task::panic_text};
 
-use self::{chain::Chain, run::Doing, sample::Sampling};
+use self::{chain::Chain, node::RunWake, run::Doing, sample::Sampling};
 use super::{
     Slot,
-    gate::{Freed, Gate},
+    gate::Freed,
     inbox::Taken,
     pen::{Counting, Pen},
     shared::{Route, Shared, Signal, StageShared},
@@ -40,7 +40,7 @@ use super::{
     trace::{Msg, Trace},
 };
 use crate::{
-    graph::plan::{Call, Join, NodeIx, Work},
+    graph::plan::{Call, Join, NodeIx},
     observe::metrics::{AttemptEnd, NodeCount},
     policy::{NodePolicy, guard::Guards},
 };
@@ -113,6 +113,8 @@ struct NodeRun {
     backing_off: u32,
     guards: Option<Guards>,
     is_ingress: Option<u16>,
+    /// The edge to the fused node behind, where that is all there is.
+    straight: Option<u16>,
 }
 
 #[derive(Clone)]
@@ -127,27 +129,6 @@ struct Run {
     wake: Arc<RunWake>,
     waker: Waker,
     doing: Doing,
-}
-
-/// Tells the stage which run was woken.
-struct RunWake {
-    stage: Arc<StageShared>,
-    local: u16,
-    run: u32,
-    told: AtomicBool,
-}
-
-impl Wake for RunWake {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.told.swap(true, Ordering::AcqRel) {
-            let (local, run) = (self.local, self.run);
-            self.stage.signal(Signal::Ready { local, run });
-        }
-    }
 }
 
 /// Runs code of a user; a panic becomes its text.
@@ -171,7 +152,11 @@ impl Stage {
     pub(crate) fn new(shared: Arc<Shared>, stage: usize, chain: &[NodeIx]) -> Self {
         let me = shared.stages[stage].clone();
         let now = shared.now();
-        let nodes = chain.iter().map(|ix| NodeRun::new(&shared, *ix)).collect();
+        let behind = chain.iter().skip(1).copied().map(Some).chain([None]);
+        let nodes = chain.iter().zip(behind);
+        let nodes = nodes
+            .map(|(ix, next)| NodeRun::new(&shared, *ix, next))
+            .collect();
         Self {
             me,
             nodes,
@@ -421,8 +406,10 @@ impl Stage {
             Some(one)
         });
         node.batch = (node.batch * 2).min(BATCH);
-        // Not earlier than what led to any of them, which another thread may just have written down.
-        self.now = self.shared.now();
+        if first.is_some() {
+            // Not earlier than what led to any of them, which another thread may just have written down.
+            self.now = self.shared.now();
+        }
         self.shared.tell(node.ix, freed);
         first.map(|taken| taken.item)
     }
@@ -481,8 +468,7 @@ impl Stage {
         self.exited = true;
         self.me.busy_since.store(0, Ordering::Relaxed);
         self.me.done.store(true, Ordering::SeqCst);
-        let mut stages = self.shared.stages.iter();
-        if stages.all(|stage| stage.done.load(Ordering::SeqCst)) {
+        if self.shared.running.fetch_sub(1, Ordering::SeqCst) == 1 {
             // One may have sent something to one that had ended, and messages hold the flow as it holds them.
             self.shared.clear_queues();
         }
@@ -497,73 +483,5 @@ impl Drop for Stage {
             self.finish();
             self.shared.give_up();
         }
-    }
-}
-
-impl NodeRun {
-    fn new(shared: &Arc<Shared>, ix: NodeIx) -> Self {
-        let plan = &shared.plan.nodes[usize::from(ix)];
-        let guarded = plan.policy.breaker.is_some() || plan.policy.max_retries > 0;
-        Self {
-            ix,
-            work: match &plan.work {
-                Work::Call(call) => Job::Call(call.clone()),
-                Work::Join(join) => Job::Join(join.clone()),
-            },
-            sampling: Sampling::default(),
-            runs: Vec::new(),
-            free: Vec::new(),
-            active: 0,
-            taken: VecDeque::new(),
-            batch: 1,
-            releases: Vec::new(),
-            outbox: HashMap::new(),
-            waiting: 0,
-            backing_off: 0,
-            guards: guarded.then(|| Guards::new(&plan.policy)),
-            is_ingress: shared.node(ix).ingress,
-            policy: plan.policy.clone(),
-        }
-    }
-
-    /// Whether one more attempt may run.
-    fn has_room(&self) -> bool {
-        self.active < self.policy.concurrency.max(1)
-    }
-
-    /// Has a place given back the next time this is at its gate.
-    fn release(&mut self, tenant: u32, edge: u16) {
-        match self.releases.last_mut() {
-            Some((of, on, places)) if (*of, *on) == (tenant, edge) => *places += 1,
-            _ => self.releases.push((tenant, edge, 1)),
-        }
-    }
-
-    fn release_at(&mut self, gate: &mut Gate, freed: &mut Freed) {
-        for (tenant, edge, places) in self.releases.drain(..) {
-            let ingress = self.is_ingress == Some(edge);
-            gate.release(tenant, edge, places, ingress, freed);
-        }
-    }
-
-    /// A free run.
-    fn open(&mut self, stage: &Arc<StageShared>, local: usize) -> u32 {
-        if let Some(run) = self.free.pop() {
-            return run;
-        }
-        let run = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
-        let wake = Arc::new(RunWake {
-            stage: stage.clone(),
-            local: u16::try_from(local).unwrap_or(u16::MAX),
-            run,
-            told: AtomicBool::new(false),
-        });
-        self.runs.push(Run {
-            slot: Slot::new(std::future::pending()),
-            waker: Waker::from(wake.clone()),
-            wake,
-            doing: Doing::Nothing,
-        });
-        run
     }
 }

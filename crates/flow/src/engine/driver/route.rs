@@ -43,7 +43,10 @@ impl Stage {
         match done {
             Step::Next(payload) => self.route_one(local, trace, step, payload),
             Step::Each(payloads) => self.route_each(local, &trace, step, payloads),
-            Step::To(chosen) => self.route_to(local, &trace, step, chosen),
+            Step::One(edge, payload) => {
+                self.route_to(local, &trace, step, [(edge, payload)].into_iter())
+            }
+            Step::To(chosen) => self.route_to(local, &trace, step, chosen.into_iter()),
             Step::Nothing => {
                 self.consumed(&trace);
                 None
@@ -65,7 +68,7 @@ impl Stage {
         local: usize,
         trace: &Arc<Trace>,
         step: u64,
-        chosen: SmallVec<[(u16, Payload); 2]>,
+        chosen: impl ExactSizeIterator<Item = (u16, Payload)>,
     ) -> Option<(usize, Msg)> {
         let routes = &self.shared.node(self.nodes[local].ix).routes;
         let single = routes.len() == 1 && chosen.len() == 1;
@@ -90,6 +93,19 @@ impl Stage {
         step: u64,
         payload: Payload,
     ) -> Option<(usize, Msg)> {
+        if let Some(edge) = self.nodes[local].straight
+            && self.nested <= NESTED
+            && self.can_start(local + 1)
+        {
+            let msg = Msg {
+                trace,
+                payload,
+                step,
+                attempts: 0,
+                edge,
+            };
+            return Some((local + 1, msg));
+        }
         let routes = &self.shared.node(self.nodes[local].ix).routes;
         let &[route] = routes.as_slice() else {
             return self.route_each(local, &trace, step, vec![payload]);
@@ -150,7 +166,7 @@ impl Stage {
                     }
                 };
                 for (edge, route) in others.iter().enumerate() {
-                    outputs.push((*route, clone(&*payload), branch(edge)));
+                    outputs.push((*route, clone(&payload), branch(edge)));
                 }
                 outputs.push((*last, payload, branch(others.len())));
             }

@@ -1,4 +1,4 @@
-//! Attempts: started, parked, woken, timed out, tried again.
+//! Attempts that did not end at their first poll: parked, woken, timed out, given up.
 
 use std::{
     sync::Arc,
@@ -6,29 +6,25 @@ use std::{
     task::{Context, Poll},
 };
 
-use volary_kernel::{Mono, retry::random_unit};
+use volary_kernel::Mono;
 
 use super::{
     super::{
         timers::Key,
         trace::{Msg, Spot, Trace},
     },
-    Due, Job, Stage,
-    chain::Chain,
-    contained, discard,
+    Due, Stage, contained,
 };
 use crate::{
-    context,
-    error::{FlowError, FlowErrorCode, NodeError},
-    graph::plan::{NodeIx, Payload, Step},
+    error::FlowErrorCode,
+    graph::plan::{Payload, Returned},
     observe::FlowEventKind,
-    observe::metrics::{AttemptEnd, NodeCount},
+    observe::metrics::AttemptEnd,
     outcome::Outcome,
     policy::{
         breaker::{Admit, Change, Pass},
-        retry::{Attempt, Decision, Failure, GaveUp, decide},
+        retry::Failure,
     },
-    state::attempt,
 };
 
 /// What a run does.
@@ -63,138 +59,13 @@ pub(super) struct Parked {
 }
 
 /// How an attempt ended.
-enum Ended {
-    Returned(Result<Step, NodeError>),
+pub(super) enum Ended {
+    Returned(Returned),
     Panicked(String),
     TimedOut,
 }
 
 impl Stage {
-    /// Runs a message through this node and, while nothing waits in between, the fused ones after it.
-    pub(super) fn advance(&mut self, local: usize, msg: Msg) {
-        let chain = Chain::of(&msg.trace, self.now);
-        let outer = self.chain.replace(chain);
-        self.nested += 1;
-        let mut at = Some((local, msg));
-        while let Some((local, msg)) = at {
-            at = self.attempt(local, msg);
-        }
-        self.nested -= 1;
-        if let Some(chain) = std::mem::replace(&mut self.chain, outer) {
-            self.write_down(&chain);
-        }
-    }
-
-    /// One attempt, up to its first wait. Returns the message that a fused node after it can take at once.
-    fn attempt(&mut self, local: usize, msg: Msg) -> Option<(usize, Msg)> {
-        self.tick();
-        let ix = self.nodes[local].ix;
-        if msg.trace.is_held() {
-            let msg = self.hold_or_drop(ix, msg)?;
-            return self.attempt_now(local, msg);
-        }
-        self.attempt_now(local, msg)
-    }
-
-    fn attempt_now(&mut self, local: usize, msg: Msg) -> Option<(usize, Msg)> {
-        if msg
-            .trace
-            .deadline
-            .is_some_and(|deadline| self.now >= deadline)
-        {
-            self.skip(local, msg);
-            return None;
-        }
-        self.begin(&msg.trace);
-        if matches!(self.nodes[local].work, Job::Join(_)) {
-            self.tell_begin(&msg.trace);
-            return self.gather(local, msg);
-        }
-        let pass = match self.admit(local, &msg) {
-            Ok(pass) => pass,
-            Err(why) => {
-                self.tell_begin(&msg.trace);
-                self.refuse(local, msg, &why);
-                return None;
-            }
-        };
-        let timed = self.is_timed(local);
-        let node = &mut self.nodes[local];
-        let Msg {
-            trace,
-            payload,
-            step,
-            attempts,
-            edge,
-        } = msg;
-        let attempt = attempts + 1;
-        let started = self.now;
-        let ix = node.ix;
-        self.me.set_busy(ix, &trace);
-        let again = attempt <= node.policy.max_retries;
-        let clone = self.shared.plan.nodes[usize::from(ix)].clone_in;
-        let run = node.open(&self.me, local);
-        let place = &mut node.runs[run as usize];
-        let context = context::Context::new(trace.clone(), ix, attempt, step);
-        let mut saved = None;
-        let work = &node.work;
-        let polled = contained(|| {
-            if again {
-                saved = Some(clone(&*payload));
-            }
-            if let Job::Call(call) = work {
-                call.start(payload, context, &mut place.slot);
-            }
-            place.slot.poll(&mut Context::from_waker(&place.waker))
-        });
-        let head = Head {
-            trace,
-            step,
-            edge,
-            attempt,
-            saved,
-            started,
-            pass,
-        };
-        let ended = match polled {
-            Ok(Poll::Pending) => {
-                self.tell_begin(&head.trace);
-                self.park(local, run, head);
-                return None;
-            }
-            Ok(Poll::Ready(returned)) => Ended::Returned(returned),
-            Err(panic) => Ended::Panicked(panic),
-        };
-        self.nodes[local].free.push(run);
-        let succeeded = matches!(ended, Ended::Returned(Ok(_)));
-        if timed {
-            self.since_reading = 1;
-            self.read_clock();
-            if succeeded {
-                self.timed(local, head.started);
-            }
-        } else if succeeded {
-            self.nodes[local].sampling.untimed();
-        }
-        self.ended(local, head, ended, true)
-    }
-
-    /// A message of a trace that ended is dropped, one of a paused trace is held. Otherwise it is given back.
-    fn hold_or_drop(&mut self, ix: NodeIx, msg: Msg) -> Option<Msg> {
-        let trace = msg.trace.clone();
-        let mut cell = trace.cell.lock();
-        if cell.outcome.is_some() {
-            drop(cell);
-            self.drop_message(msg);
-            return None;
-        }
-        if !trace.is_paused() {
-            return Some(msg);
-        }
-        cell.rare().held.push((ix, msg));
-        None
-    }
-
     /// Drops a message of a trace that ended.
     pub(super) fn drop_message(&mut self, msg: Msg) {
         let kind = match msg.trace.cell.lock().outcome {
@@ -218,7 +89,7 @@ impl Stage {
     }
 
     /// The deadline passed while the message waited.
-    fn skip(&mut self, local: usize, msg: Msg) {
+    pub(super) fn skip(&mut self, local: usize, msg: Msg) {
         let ix = self.nodes[local].ix;
         self.shared.metrics.totals().deadline_skip.inc();
         let kind = FlowEventKind::DeadlineSkip;
@@ -231,7 +102,7 @@ impl Stage {
 
     // --- the breaker and the budget ------------------------------------------------------------
 
-    fn admit(&mut self, local: usize, msg: &Msg) -> Result<Option<Pass>, String> {
+    pub(super) fn admit(&mut self, local: usize, msg: &Msg) -> Result<Option<Pass>, String> {
         let Some(guards) = &mut self.nodes[local].guards else {
             return Ok(None);
         };
@@ -253,14 +124,14 @@ impl Stage {
         }
     }
 
-    fn refuse(&mut self, local: usize, msg: Msg, why: &str) {
+    pub(super) fn refuse(&mut self, local: usize, msg: Msg, why: &str) {
         let code = FlowErrorCode::BreakerOpen;
         let error = self.error(local, &msg.trace, code, why.to_owned(), msg.attempts);
         self.fail(local, &msg.trace, error);
         self.drop_message(msg);
     }
 
-    fn report(&mut self, local: usize, head: &Head, failure: Option<Failure>) {
+    pub(super) fn report(&mut self, local: usize, head: &Head, failure: Option<Failure>) {
         let Some(pass) = head.pass else { return };
         let Some(guards) = &mut self.nodes[local].guards else {
             return;
@@ -286,7 +157,7 @@ impl Stage {
             .of_node(&head.trace, ix, head.attempt, self.now, kind);
     }
 
-    fn report_abandoned(&mut self, local: usize, head: &Head) {
+    pub(super) fn report_abandoned(&mut self, local: usize, head: &Head) {
         let (Some(pass), Some(guards)) = (head.pass, &mut self.nodes[local].guards) else {
             return;
         };
@@ -297,7 +168,7 @@ impl Stage {
 
     // --- waiting -------------------------------------------------------------------------------
 
-    fn park(&mut self, local: usize, run: u32, head: Head) {
+    pub(super) fn park(&mut self, local: usize, run: u32, head: Head) {
         // Exact from here on: what waits is measured, and its timeout runs.
         self.read_clock();
         let node = &mut self.nodes[local];
@@ -353,7 +224,8 @@ impl Stage {
         self.tick();
         let node = &mut self.nodes[local];
         if let Doing::Attempt(parked) = &node.runs[run as usize].doing {
-            self.me.set_busy(node.ix, &parked.head.trace);
+            self.me.set_busy_for(&parked.head.trace);
+            self.me.set_busy_with(node.ix);
         }
         let place = &mut node.runs[run as usize];
         let polled = contained(|| place.slot.poll(&mut Context::from_waker(&place.waker)));
@@ -464,224 +336,5 @@ impl Stage {
             let ix = self.nodes[local].ix;
             self.shared.node(ix).gate(|gate| gate.inbox.put(msg.into()));
         }
-    }
-
-    // --- ends ----------------------------------------------------------------------------------
-
-    fn ended(
-        &mut self,
-        local: usize,
-        mut head: Head,
-        ended: Ended,
-        at_once: bool,
-    ) -> Option<(usize, Msg)> {
-        let ix = self.nodes[local].ix;
-        // One that waited was told of when it began to.
-        let untold = at_once;
-        if head.trace.has_ended() {
-            if at_once {
-                self.tell_begin(&head.trace);
-            }
-            self.report_abandoned(local, &head);
-            self.late(local, &head);
-            let _its_drop_may_panic = contained(|| drop((ended, head.saved)));
-            return None;
-        }
-        if at_once && !matches!(ended, Ended::Returned(Ok(_))) {
-            // Not longer ago than some short attempts: a failure shows no less than it took.
-            self.read_clock();
-        }
-        let (failure, error) = match ended {
-            Ended::Returned(Ok(step)) => {
-                self.report(local, &head, None);
-                discard(head.saved.take());
-                let chain = self.chain.as_mut();
-                if let Some(chain) = chain.filter(|_| at_once && head.attempt == 1) {
-                    chain.add(local);
-                } else {
-                    self.count(local, &head.trace, NodeCount::Success);
-                    self.tell_start(local, &head, untold);
-                    let latency = self.now - head.started;
-                    let kind = FlowEventKind::NodeSuccess { latency };
-                    self.pen
-                        .of_node(&head.trace, ix, head.attempt, self.now, kind);
-                }
-                return self.route(local, head.trace, head.step, step);
-            }
-            Ended::Returned(Err(error)) => (Failure::of(&error), error),
-            Ended::Panicked(text) => (Failure::Panic, NodeError::permanent(text)),
-            Ended::TimedOut => {
-                let limit = self.nodes[local].policy.timeout.unwrap_or_default();
-                let limit = volary_kernel::text::format_duration(limit);
-                let text = format!("did not finish within {limit}");
-                (Failure::Timeout, NodeError::retryable(text))
-            }
-        };
-        self.tell_start(local, &head, untold);
-        self.failed(local, head, failure, error);
-        None
-    }
-
-    fn tell_start(&mut self, local: usize, head: &Head, untold: bool) {
-        if untold {
-            self.tell_begin(&head.trace);
-            let (ix, kind) = (self.nodes[local].ix, FlowEventKind::NodeStart);
-            self.pen
-                .of_node(&head.trace, ix, head.attempt, head.started, kind);
-        }
-    }
-
-    /// What an attempt returned after its trace had ended goes nowhere.
-    fn late(&mut self, local: usize, head: &Head) {
-        self.shared.metrics.totals().late_results.inc();
-        let ix = self.nodes[local].ix;
-        let kind = FlowEventKind::LateResult;
-        self.pen
-            .of_node(&head.trace, ix, head.attempt, self.now, kind);
-        self.shared.dropped(&mut self.pen, &head.trace, 1);
-    }
-
-    fn failed(&mut self, local: usize, mut head: Head, failure: Failure, error: NodeError) {
-        let latency = self.now - head.started;
-        self.tell_failure(local, &head, failure, &error);
-        self.report(local, &head, Some(failure));
-        let node = &mut self.nodes[local];
-        let attempt = Attempt {
-            number: head.attempt,
-            failure,
-            retry_after: error.retry_after,
-            remaining: head.trace.deadline.map(|deadline| deadline - self.now),
-        };
-        let decision = match &mut node.guards {
-            Some(guards) => {
-                let budget = &mut guards.of(head.trace.tenant.serial).budget;
-                decide(&node.policy, attempt, budget, random_unit())
-            }
-            None => Decision::GiveUp {
-                code: failure.code(),
-                why: GaveUp::NoAttemptLeft,
-            },
-        };
-        match (decision, head.saved.take()) {
-            (Decision::Retry { delay }, Some(payload)) => {
-                let kind = FlowEventKind::NodeRetry { delay };
-                self.pen
-                    .of_node(&head.trace, node.ix, head.attempt, self.now, kind);
-                self.count(local, &head.trace, NodeCount::Retry);
-                self.back_off(local, head, payload, self.now + delay);
-            }
-            (decision, saved) => {
-                discard(saved);
-                let mut text = error.message.to_string();
-                if let Decision::GiveUp { why, .. } = decision
-                    && matches!(why, GaveUp::BudgetSpent | GaveUp::TooLate)
-                {
-                    text = format!("{text}; {why}");
-                }
-                let code = attempt::code_of(&error).unwrap_or(failure.code());
-                let mut flow_error = self.error(local, &head.trace, code, text, head.attempt);
-                flow_error.latency = Some(latency);
-                if failure == Failure::Timeout {
-                    flow_error.timeout = self.nodes[local].policy.timeout;
-                } else {
-                    flow_error.source = Some(error);
-                }
-                self.fail(local, &head.trace, flow_error);
-                self.shared.dropped(&mut self.pen, &head.trace, 1);
-            }
-        }
-    }
-
-    fn tell_failure(&mut self, local: usize, head: &Head, failure: Failure, error: &NodeError) {
-        let timeout = self.nodes[local].policy.timeout;
-        let latency = self.now - head.started;
-        let timed_out = failure == Failure::Timeout;
-        let (what, end) = if timed_out {
-            (NodeCount::Timeout, AttemptEnd::Timeout)
-        } else {
-            (NodeCount::Error, AttemptEnd::Error)
-        };
-        self.count(local, &head.trace, what);
-        self.took(local, end, latency, 1);
-        if !self.pen.is_on() {
-            return;
-        }
-        let kind = match timeout {
-            Some(timeout) if timed_out => FlowEventKind::NodeTimeout { timeout },
-            _ => FlowEventKind::NodeError {
-                error: error.message.to_string(),
-                latency,
-            },
-        };
-        let ix = self.nodes[local].ix;
-        self.pen
-            .of_node(&head.trace, ix, head.attempt, self.now, kind);
-    }
-
-    fn back_off(&mut self, local: usize, head: Head, payload: Payload, at: Mono) {
-        let node = &mut self.nodes[local];
-        let run = node.open(&self.me, local);
-        let place = &mut node.runs[run as usize];
-        let key = self.timers.insert(at, Due::Wait { local, run });
-        let token = {
-            let mut cell = head.trace.cell.lock();
-            let token = cell.park(place.waker.clone(), Spot::Waits(node.ix));
-            if cell.outcome.is_some() {
-                // It ended just now: nobody else will wake this.
-                place.waker.wake_by_ref();
-            }
-            token
-        };
-        node.backing_off += 1;
-        let edge = head.edge;
-        self.shared
-            .node(node.ix)
-            .gate(|gate| gate.inbox.hold(head.trace.tenant.ix, edge));
-        let msg = Msg {
-            trace: head.trace,
-            payload,
-            step: head.step,
-            attempts: head.attempt,
-            edge,
-        };
-        place.doing = Doing::BackOff(msg, key, token);
-    }
-
-    pub(super) fn error(
-        &self,
-        local: usize,
-        trace: &Trace,
-        code: FlowErrorCode,
-        message: String,
-        attempts: u32,
-    ) -> FlowError {
-        let ix = usize::from(self.nodes[local].ix);
-        FlowError {
-            trace_id: trace.id,
-            node: self.shared.plan.nodes[ix].name.clone(),
-            code,
-            message,
-            attempts,
-            latency: None,
-            timeout: None,
-            source: None,
-        }
-    }
-
-    /// Ends the trace as failed.
-    pub(super) fn fail(&mut self, local: usize, trace: &Arc<Trace>, error: FlowError) {
-        self.count(local, trace, NodeCount::Failed);
-        let node = &self.nodes[local];
-        if self.pen.is_on() {
-            let kind = FlowEventKind::NodeFailed {
-                code: error.code.as_str(),
-                error: error.message.clone(),
-            };
-            self.pen
-                .of_node(trace, node.ix, error.attempts, self.now, kind);
-        }
-        let outcome = Outcome::Failed(Box::new(error));
-        self.shared
-            .end(&mut self.pen, trace, outcome, None, self.now);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     Context,
     engine::testing::*,
     error::{EmitError, FlowErrorCode},
-    graph::plan::Step,
+    graph::plan::{Payload, Step},
     outcome::Outcome,
 };
 
@@ -103,7 +103,7 @@ async fn branches_get_each_value_and_a_join_gathers_them() {
 fn each_to_join(count: usize, partial: bool) -> TestPlan {
     let mut plan = TestPlan::new();
     let each = |n: u64, _: Context| async move {
-        let values = (1..=n).map(|n| Box::new(n) as crate::graph::plan::Payload);
+        let values = (1..=n).map(Payload::new);
         Ok(Step::Each(values.collect()))
     };
     let each = plan.call("each", each);
@@ -182,7 +182,7 @@ fn cycle(times: u64) -> TestPlan {
     let b = plan.call("b", move |n, _| async move {
         let edge = u16::from(n < times);
         Ok(Step::To(
-            [(edge, Box::new(n + 1) as _)].into_iter().collect(),
+            [(edge, Payload::new(n + 1))].into_iter().collect(),
         ))
     });
     plan.ingress(a);
@@ -225,7 +225,7 @@ async fn a_final_answer_ends_its_trace_and_is_executed_once() {
     let mut plan = TestPlan::new();
     let node = plan.call("answer", move |n, _| {
         counted.up();
-        async move { Ok(Step::Finish(Box::new(n))) }
+        async move { Ok(Step::Finish(Payload::new(n))) }
     });
     let never = plan.call("never", pass);
     plan.chain(&[node, never]);
@@ -243,11 +243,11 @@ async fn a_final_answer_ends_its_trace_and_is_executed_once() {
 async fn a_trace_that_multiplies_without_end_fails() {
     let mut plan = TestPlan::new();
     let node = plan.call("double", |n, _| async move {
-        let both = [(0, Box::new(n) as _), (0, Box::new(n) as _)];
+        let both = [(0, Payload::new(n)), (0, Payload::new(n))];
         Ok(Step::To(both.into_iter().collect()))
     });
     let after = plan.call("after", |n, _| async move {
-        Ok(Step::To([(0, Box::new(n) as _)].into_iter().collect()))
+        Ok(Step::To([(0, Payload::new(n))].into_iter().collect()))
     });
     plan.ingress(node);
     plan.edge(node, after, 1);

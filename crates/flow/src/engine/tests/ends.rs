@@ -292,6 +292,40 @@ async fn abandoned_results_stall_nobody_and_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tenant_that_abandons_results_pushes_out_its_own() {
+    let mut plan = TestPlan::new();
+    let node = plan.call("pass", pass);
+    plan.chain(&[node]);
+    let mut config = RunConfig::default();
+    config.limits.results = 10;
+    let engine = Engine::start(Arc::new(plan.build()), config);
+    let mut quiet = Vec::new();
+    for n in 0..3 {
+        let reader = engine.emit(of_tenant("quiet", n)).await.unwrap();
+        quiet.push(reader.trace_id());
+        drop(reader);
+        clock::sleep(MS).await;
+    }
+    let mut loud = Vec::new();
+    for n in 0..100 {
+        let reader = engine.emit(of_tenant("loud", n)).await.unwrap();
+        loud.push(reader.trace_id());
+        drop(reader);
+        clock::sleep(MS).await;
+    }
+    let tenant = "loud".parse().unwrap();
+    let kept = loud.iter().filter_map(|id| engine.fetch(*id, &tenant));
+    let kept: Vec<_> = kept.map(|reader| reader.trace_id()).collect();
+    assert_eq!(kept, loud[93..], "its last seven");
+    for (n, id) in (0..).zip(quiet) {
+        let kept = engine.fetch(id, &"quiet".parse().unwrap());
+        assert_eq!(read(kept.expect("it is kept")).await.0, [n]);
+    }
+    clock::sleep(61 * S).await;
+    assert_empty(&engine);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_gives_up_emitting_leaves_no_place_held() {
     let mut plan = waits();
     plan.node(0).queue = 1;

@@ -7,7 +7,7 @@ use volary_kernel::{Tenant, clock};
 use super::*;
 use crate::{
     Limits,
-    engine::testing::*,
+    engine::{Keep, testing::*},
     graph::plan::{Payload, Step},
     outcome::Outcome,
 };
@@ -24,7 +24,7 @@ impl Drop for Bomb {
 }
 
 fn bomb() -> Done {
-    Ok(Step::Next(Box::new(Bomb)))
+    Ok(Step::Next(Payload::new(Bomb)))
 }
 
 async fn works(engine: &Engine) {
@@ -109,7 +109,7 @@ async fn a_value_that_panics_when_it_is_dropped_while_it_is_held_ends_nothing_el
 async fn no_bound_of_messages_is_a_bound_like_any_other() {
     let mut plan = TestPlan::new();
     let node = plan.call("node", |n, _| async move {
-        let values = (0..n).map(|n| Box::new(n) as Payload);
+        let values = (0..n).map(Payload::new);
         Ok(Step::Each(values.collect()))
     });
     plan.chain(&[node]);
@@ -137,9 +137,9 @@ async fn a_clone_that_panics_when_it_is_emitted_leaves_nothing_behind() {
     }
     let mut plan = plan.build();
     plan.clone_input = |payload| {
-        let n = *payload.downcast_ref::<u64>().unwrap();
+        let n = *payload.get::<u64>().unwrap();
         assert!(n != 0, "on purpose: cloned");
-        Box::new(n)
+        Payload::new(n)
     };
     let engine = Engine::start(Arc::new(plan), RunConfig::default());
     let emitting = engine.clone();
@@ -223,7 +223,7 @@ fn deep(levels: usize) -> TestPlan {
     let nodes: Vec<_> = (0..levels)
         .map(|n| {
             plan.call(&format!("n{n}"), |n, _| async move {
-                let values = [n, n].map(|n| Box::new(n) as Payload);
+                let values = [n, n].map(Payload::new);
                 Ok(Step::Each(values.into()))
             })
         })
@@ -247,7 +247,7 @@ async fn values_that_panic_when_they_are_dropped_end_no_stage() {
         match n {
             0 | 1 => bomb(),
             2 => {
-                let many = (0..3_000).map(|_| Box::new(Bomb) as Payload);
+                let many = (0..3_000).map(|_| Payload::new(Bomb));
                 Ok(Step::Each(many.collect()))
             }
             _ => Ok(next(n)),
@@ -257,9 +257,9 @@ async fn values_that_panic_when_they_are_dropped_end_no_stage() {
     plan.chain(&[a, b]);
     // What is kept for another attempt.
     plan.policy(b).max_retries = 1;
-    plan.node(b).clone_in = |payload| match payload.downcast_ref::<u64>() {
-        Some(n) => Box::new(*n),
-        None => Box::new(Bomb),
+    plan.node(b).clone_in = |payload| match payload.get::<u64>() {
+        Some(n) => Payload::new(*n),
+        None => Payload::new(Bomb),
     };
     let engine = start(plan);
     for n in 0..3 {
@@ -286,12 +286,39 @@ async fn the_first_value_is_not_lost_by_who_waits_for_it_in_vain() {
     let engine = start(plan);
     let mut reader = engine.emit(envelope(1)).await.unwrap();
     let id = reader.trace_id();
-    let waited = std::future::poll_fn(|cx| reader.poll_end(true, cx));
+    let waited = std::future::poll_fn(|cx| reader.poll_end(Keep::First, cx));
     assert!(clock::timeout(MS, waited).await.is_err());
     drop(reader);
     let again = engine.fetch(id, &Tenant::default()).unwrap();
     assert_eq!(read(again).await.0, [1, 2]);
     assert_empty(&engine);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_value_is_lost_by_who_waits_for_all_in_vain() {
+    let mut b = crate::FlowBuilder::new("values");
+    let some = b.flat_map("some", |n: u64, _| async move {
+        clock::sleep(S * n as u32).await;
+        Ok(vec![n, n + 10, n + 20])
+    });
+    let late = b.node("late", |n: u64, _| async move {
+        clock::sleep(S * (3 + n as u32)).await;
+        Ok(n + 100)
+    });
+    b.ingress(some).ingress(late).egress(some).egress(late);
+    let flow = b.build().unwrap().start(RunConfig::default());
+    let mut handle = flow.emit(crate::Envelope::new(1)).await.unwrap();
+    let (id, tenant) = (handle.trace_id(), Tenant::default());
+    for _ in 0..2 {
+        let waited = clock::timeout(S + MS, handle.values()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        handle = flow.fetch(id, &tenant).unwrap();
+    }
+    let mut again = handle;
+    let first = again.next().await;
+    assert!(matches!(first, Some(crate::Item::Value(1))), "{first:?}");
+    assert_eq!(again.values().await.unwrap(), [11, 21, 101]);
+    assert_empty(&flow.core.engine);
 }
 
 #[tokio::test(start_paused = true)]
@@ -370,7 +397,7 @@ async fn a_value_that_cancels_another_trace_when_it_is_dropped_stops_nothing() {
             }
             context.pause();
             Ok(match given.get() {
-                Some((engine, other)) => Step::Next(Box::new(Cancels(engine.clone(), *other))),
+                Some((engine, other)) => Step::Next(Payload::new(Cancels(engine.clone(), *other))),
                 None => next(n),
             })
         }

@@ -3,6 +3,8 @@
 mod basic;
 mod ends;
 mod hostile;
+mod inside;
+mod large;
 mod order;
 
 mod storms;

@@ -75,7 +75,7 @@ fn plan() -> TestPlan {
         Ok(next(n))
     };
     let each = |n: u64, _| async move {
-        let values = (0..n % 3).map(|_| Box::new(n) as Payload);
+        let values = (0..n % 3).map(|_| Payload::new(n));
         Ok(Step::Each(values.collect()))
     };
     let a = plan.call("a", quick);

@@ -7,7 +7,7 @@ use crate::{
     ChunkSpec, Context,
     engine::{Read, testing::*},
     error::EmitError,
-    graph::plan::Step,
+    graph::plan::{Payload, Step},
     outcome::{DropReason, Outcome},
 };
 
@@ -119,7 +119,7 @@ async fn keys_of_steps_are_the_same_in_every_attempt_and_differ_between_branches
     let seen = keys.clone();
     let mut plan = TestPlan::new();
     let each = plan.call("each", |n, _| async move {
-        let values = (0..n).map(|n| Box::new(n) as crate::graph::plan::Payload);
+        let values = (0..n).map(Payload::new);
         Ok(Step::Each(values.collect()))
     });
     let last = plan.call("last", move |n, context: Context| {

@@ -1,5 +1,7 @@
 //! Cycles: each is declared by the edge that closes it, and what is declared does close one. Pure.
 
+use std::collections::VecDeque;
+
 use crate::graph::{
     problem::{Problem, ProblemCode},
     sketch::{End, Sketch},
@@ -8,9 +10,10 @@ use crate::graph::{
 pub(super) fn check(sketch: &Sketch, problems: &mut Vec<Problem>) {
     let forward = sketch.successors(|edge| !edge.back);
     let groups = components(&forward);
+    let mut ways = Ways::new(&forward, &groups);
     for group in &groups {
         let start = group[0];
-        let Some(path) = path(&forward, start, start) else {
+        let Some(path) = ways.path(start, start) else {
             continue;
         };
         let name = |node: &usize| sketch.nodes[*node].name.as_str();
@@ -25,9 +28,15 @@ pub(super) fn check(sketch: &Sketch, problems: &mut Vec<Problem>) {
             ),
         });
     }
+    if !sketch.edges.iter().any(|edge| edge.back) {
+        return;
+    }
+    // What one closes is a group of the whole graph: no way is looked for outside it.
+    let groups = components(&sketch.successors(|_| true));
+    let mut ways = Ways::new(&forward, &groups);
     for edge in sketch.edges.iter().filter(|edge| edge.back) {
         let End::Node(to) = edge.to else { continue };
-        if edge.from == to || path(&forward, to, edge.from).is_some() {
+        if edge.from == to || ways.path(to, edge.from).is_some() {
             continue;
         }
         let (from, to) = (&sketch.nodes[edge.from].name, &sketch.nodes[to].name);
@@ -42,29 +51,60 @@ pub(super) fn check(sketch: &Sketch, problems: &mut Vec<Problem>) {
     }
 }
 
-/// The shortest way from a node to another over at least one edge, both included.
-fn path(next: &[Vec<usize>], from: usize, to: usize) -> Option<Vec<usize>> {
-    let mut came_from = vec![None; next.len()];
-    let mut open = std::collections::VecDeque::from([from]);
-    while let Some(node) = open.pop_front() {
-        for step in &next[node] {
-            if *step == to {
-                let mut way = vec![to, node];
-                let mut at = node;
-                while at != from {
-                    at = came_from[at]?;
-                    way.push(at);
-                }
-                way.reverse();
-                return Some(way);
-            }
-            if *step != from && came_from[*step].is_none() {
-                came_from[*step] = Some(node);
-                open.push_back(*step);
+/// Looks for ways within groups of nodes; each takes no longer than its group is large.
+struct Ways<'a> {
+    next: &'a [Vec<usize>],
+    group_of: Vec<usize>,
+    /// Where the last way that came by came from, and which that was.
+    came_from: Vec<(usize, usize)>,
+    looked: usize,
+}
+
+impl<'a> Ways<'a> {
+    fn new(next: &'a [Vec<usize>], groups: &[Vec<usize>]) -> Self {
+        let mut group_of = vec![0; next.len()];
+        for (at, group) in groups.iter().enumerate() {
+            for node in group {
+                group_of[*node] = at;
             }
         }
+        Self {
+            next,
+            group_of,
+            came_from: vec![(0, 0); next.len()],
+            looked: 0,
+        }
     }
-    None
+
+    /// The shortest way from a node to another of its group over at least one edge, both included.
+    fn path(&mut self, from: usize, to: usize) -> Option<Vec<usize>> {
+        self.looked += 1;
+        let mut open = VecDeque::from([from]);
+        while let Some(node) = open.pop_front() {
+            for step in &self.next[node] {
+                if *step == to {
+                    return Some(self.way(from, node, to));
+                }
+                let here = self.group_of[*step] == self.group_of[from];
+                if here && *step != from && self.came_from[*step].1 != self.looked {
+                    self.came_from[*step] = (node, self.looked);
+                    open.push_back(*step);
+                }
+            }
+        }
+        None
+    }
+
+    fn way(&self, from: usize, last: usize, to: usize) -> Vec<usize> {
+        let mut way = vec![to, last];
+        let mut at = last;
+        while at != from {
+            at = self.came_from[at].0;
+            way.push(at);
+        }
+        way.reverse();
+        way
+    }
 }
 
 /// Nodes that reach each other, in groups; each in the order of adding.
@@ -167,7 +207,9 @@ mod tests {
         #[test]
         fn a_path_is_one_and_is_found_where_there_is_one(next in graphs(), from in 0..12_usize, to in 0..12_usize) {
             let (from, to) = (from % next.len(), to % next.len());
-            match path(&next, from, to) {
+            // As one group, so that all ways count.
+            let all = vec![(0..next.len()).collect()];
+            match Ways::new(&next, &all).path(from, to) {
                 None => prop_assert!(!reaches(&next)[from][to]),
                 Some(way) => {
                     prop_assert!(way.len() >= 2 && way[0] == from && way[way.len() - 1] == to);

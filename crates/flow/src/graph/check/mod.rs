@@ -164,9 +164,21 @@ fn ends(sketch: &Sketch) -> (Vec<bool>, Vec<bool>) {
 }
 
 /// All that can be reached from the marked ones.
-fn flood(from: Vec<bool>, next: &[Vec<usize>]) -> Vec<bool> {
-    let mut reached = from;
-    let mut open: Vec<usize> = (0..reached.len()).filter(|node| reached[*node]).collect();
+fn flood(mut from: Vec<bool>, next: &[Vec<usize>]) -> Vec<bool> {
+    let marked = (0..from.len()).filter(|node| from[*node]).collect();
+    spread(&mut from, marked, next);
+    from
+}
+
+/// Marks a node and all that can be reached from it, where all is marked that can be reached from what is. However often it
+/// is called with one set of marks, each edge is looked at once.
+fn flood_from(reached: &mut [bool], node: usize, next: &[Vec<usize>]) {
+    if !std::mem::replace(&mut reached[node], true) {
+        spread(reached, vec![node], next);
+    }
+}
+
+fn spread(reached: &mut [bool], mut open: Vec<usize>, next: &[Vec<usize>]) {
     while let Some(node) = open.pop() {
         for to in &next[node] {
             if !std::mem::replace(&mut reached[*to], true) {
@@ -174,7 +186,6 @@ fn flood(from: Vec<bool>, next: &[Vec<usize>]) -> Vec<bool> {
             }
         }
     }
-    reached
 }
 
 fn reversed(next: &[Vec<usize>]) -> Vec<Vec<usize>> {
@@ -229,9 +240,7 @@ fn unreachable(sketch: &Sketch, problems: &mut Vec<Problem>) {
                 message,
                 hint,
             });
-            let mut seen = known;
-            seen[ix] = true;
-            known = flood(seen, &next);
+            flood_from(&mut known, ix, &next);
         }
     }
 }
@@ -254,9 +263,11 @@ fn dead_ends(sketch: &Sketch, ends: &[bool], ways_out: &[bool], problems: &mut V
     let told: Vec<bool> = (0..next.len())
         .map(|node| ways_out[node] || dead(node))
         .collect();
-    let mut leads = flood(told, &before);
+    let leads = flood(told, &before);
+    // All ahead of one that was told of, and all behind one.
+    let (mut ahead, mut behind) = (vec![false; leads.len()], vec![false; leads.len()]);
     for ix in 0..leads.len() {
-        if leads[ix] {
+        if leads[ix] || ahead[ix] || behind[ix] {
             continue;
         }
         problems.push(Problem {
@@ -266,12 +277,8 @@ fn dead_ends(sketch: &Sketch, ends: &[bool], ways_out: &[bool], problems: &mut V
             hint: "connect a node of the cycle to the egress, or let a step finish the trace"
                 .to_owned(),
         });
-        let mut group = vec![false; leads.len()];
-        group[ix] = true;
-        let (ahead, behind) = (flood(group.clone(), &next), flood(group, &before));
-        for other in 0..leads.len() {
-            leads[other] |= ahead[other] || behind[other];
-        }
+        flood_from(&mut ahead, ix, &next);
+        flood_from(&mut behind, ix, &before);
     }
 }
 
@@ -281,14 +288,10 @@ fn short(full: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use volary_kernel::retry::Backoff;
-
     use crate::{
         Context, Emit, FlowBuilder, NodeError,
         graph::{BuildErrors, Flow, JoinPolicy, ProblemCode},
-        policy::{Breaker, NodePolicy, RetryBudget},
+        policy::{NodePolicy, wrong_everywhere},
     };
 
     async fn pass<T>(value: T, _: Context) -> Result<T, NodeError> {
@@ -406,25 +409,7 @@ mod tests {
 
     #[test]
     fn each_problem_of_a_policy_is_told_with_its_node_and_what_to_do() {
-        let policy = NodePolicy {
-            concurrency: 0,
-            timeout: Some(Duration::ZERO),
-            max_retries: 1_001,
-            backoff: Backoff {
-                base: Duration::from_secs(2),
-                max: Duration::from_secs(1),
-                factor: f64::NAN,
-                jitter: 1.5,
-            },
-            retry_budget: RetryBudget {
-                ratio: -0.1,
-                reserve: 0,
-            },
-            breaker: Some(Breaker {
-                failures: 0,
-                open_for: Duration::ZERO,
-            }),
-        };
+        let policy = wrong_everywhere();
         let problems = policy.problems();
         let mut b = FlowBuilder::<u64, u64>::new("policies");
         let (good, bad) = (b.node("good", pass), b.node("bad", pass));

@@ -6,7 +6,7 @@ use crate::{
     graph::{
         describe::NodeKind,
         problem::{Problem, ProblemCode},
-        sketch::{End, JoinSketch, NodeSketch, Sketch},
+        sketch::{EdgeSketch, End, JoinSketch, NodeSketch, Sketch},
     },
     policy::PolicyProblem,
 };
@@ -19,6 +19,13 @@ pub(super) fn check(sketch: &Sketch, problems: &mut Vec<Problem>) {
             message: "its queue_maxsize is 0, so that no message could wait".to_owned(),
             hint: "set it to at least 1; the default is 64".to_owned(),
         });
+    }
+    let out = sketch.out();
+    let mut closes_cycle = vec![false; sketch.nodes.len()];
+    for edge in sketch.edges.iter().filter(|edge| edge.back) {
+        if let End::Node(to) = edge.to {
+            closes_cycle[to] = true;
+        }
     }
     for (ix, node) in sketch.nodes.iter().enumerate() {
         let mut found = Found { node, problems };
@@ -33,21 +40,17 @@ pub(super) fn check(sketch: &Sketch, problems: &mut Vec<Problem>) {
             );
         }
         if let Some(join) = node.join {
-            found.join(sketch, ix, join);
+            found.join(join, closes_cycle[ix]);
         }
-        if node.kind == NodeKind::Switch && !leads_on(sketch, ix) {
+        if node.kind == NodeKind::Switch && out[ix].is_empty() {
             found.tell(
                 ProblemCode::NoArms,
                 "is a switch without arms, so that every value fails",
                 "add arms with .arm(label, take, node)",
             );
         }
-        found.table(sketch, ix);
+        found.table(sketch, &out[ix]);
     }
-}
-
-fn leads_on(sketch: &Sketch, node: usize) -> bool {
-    sketch.edges.iter().any(|edge| edge.from == node)
 }
 
 /// A node and where its problems go.
@@ -105,7 +108,7 @@ impl Found<'_> {
         }
     }
 
-    fn join(&mut self, sketch: &Sketch, ix: usize, join: JoinSketch) {
+    fn join(&mut self, join: JoinSketch, closes_cycle: bool) {
         if join.count == Some(0) {
             self.tell(
                 ProblemCode::ZeroBound,
@@ -120,18 +123,14 @@ impl Found<'_> {
                 "give it a time, or None",
             );
         }
-        if sketch.ingress.contains(&ix) {
+        if self.node.ingress {
             self.tell(
                 ProblemCode::BadJoin,
                 "is a join and an ingress: one emitted value is nothing to join",
                 "put a node in front of it",
             );
         }
-        let back = sketch
-            .edges
-            .iter()
-            .any(|edge| edge.back && edge.to == End::Node(ix));
-        if join.count.is_none() && back {
+        if join.count.is_none() && closes_cycle {
             self.tell(
                 ProblemCode::BadJoin,
                 "waits for every edge into it, and one of them only brings what it itself set off",
@@ -140,9 +139,11 @@ impl Found<'_> {
         }
     }
 
-    fn table(&mut self, sketch: &Sketch, ix: usize) {
-        let edges = sketch.edges.iter().filter(|edge| edge.from == ix);
-        let exits: Vec<&str> = edges.map(|edge| sketch.name_of(edge.to)).collect();
+    fn table(&mut self, sketch: &Sketch, out: &[&EdgeSketch]) {
+        if self.node.table.is_empty() {
+            return;
+        }
+        let exits: Vec<&str> = out.iter().map(|edge| sketch.name_of(edge.to)).collect();
         for name in &self.node.table {
             if exits.contains(&name.as_str()) {
                 continue;

@@ -1,0 +1,63 @@
+//! Whose node is polled on this thread now, so that what a node calls knows its caller.
+//!
+//! A stage moves its place into the thread as long as it is polled: nothing is allocated or counted. Which trace it is
+//! stands at the stage ([`StageShared::busy_for`](super::shared::StageShared::busy_for)) and is looked up only by who asks.
+
+use std::{cell::Cell, sync::Arc};
+
+use super::{shared::Shared, trace::Trace};
+
+thread_local! {
+    static HERE: Cell<Option<Here>> = const { Cell::new(None) };
+}
+
+/// A stage that is polled.
+struct Here {
+    shared: Arc<Shared>,
+    stage: usize,
+}
+
+/// Where a stage keeps its place while it is not polled.
+pub(super) struct Place(Option<Here>);
+
+impl Place {
+    pub(super) const fn new(shared: Arc<Shared>, stage: usize) -> Self {
+        Self(Some(Here { shared, stage }))
+    }
+
+    /// What polls the stage runs here.
+    pub(super) fn within<R>(&mut self, poll: impl FnOnce() -> R) -> R {
+        let before = swap(self.0.take());
+        let _back = Back {
+            place: self,
+            before,
+        };
+        poll()
+    }
+}
+
+/// Puts all back as it was, after a panic too.
+struct Back<'a> {
+    place: &'a mut Place,
+    before: Option<Here>,
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        self.place.0 = swap(self.before.take());
+    }
+}
+
+/// A thread that ends has no place any more, and polls nothing.
+fn swap(here: Option<Here>) -> Option<Here> {
+    HERE.try_with(|place| place.replace(here)).ok().flatten()
+}
+
+/// The trace whose node is polled on this thread now.
+pub(crate) fn caller() -> Option<Arc<Trace>> {
+    let here = swap(None)?;
+    let tag = here.shared.stages[here.stage].busy_for();
+    let trace = tag.and_then(|tag| here.shared.index.get(tag.id));
+    swap(Some(here));
+    trace
+}
