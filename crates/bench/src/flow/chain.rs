@@ -2,13 +2,15 @@
 //!
 //! Events are on, to an observer that counts; `events` is how many of them reached it for each trace (they are signals: what
 //! is too much for the observer's queue is dropped and counted). Peer: [`super::hand::Chain`]. Beside each fused figure
-//! stands one against PenguiFlow.
+//! stand two more of the same runs: against the hand-written chain that keeps more of a flow's promises
+//! ([`super::promised::Chain`]), and against PenguiFlow.
 
 use std::time::Duration;
 
 use super::hand;
 use super::load::{Load, Service};
 use super::ours;
+use super::promised;
 use super::recorded::CHAINS;
 use crate::figure::{Figure, rounded};
 use crate::rounds::{Samples, interleaved};
@@ -16,6 +18,8 @@ use crate::{Failure, Plan};
 
 /// Ratio to the hand-written chain that fused chains reach.
 const FUSED: f64 = 1.0;
+/// The same to the one that keeps more of a flow's promises.
+const PROMISED: f64 = 1.0;
 /// The same of chains with a task per node.
 const UNFUSED: f64 = 0.5;
 
@@ -35,12 +39,14 @@ pub fn measure(plan: &Plan) -> Result<Vec<Figure>, Failure> {
     Ok(figures)
 }
 
-fn one(nodes: usize, load: Load, time: Duration, recorded: f64) -> Result<[Figure; 3], Failure> {
+fn one(nodes: usize, load: Load, time: Duration, recorded: f64) -> Result<[Figure; 4], Failure> {
     let (mut seen_fused, mut seen_unfused) = (Vec::new(), Vec::new());
-    let [fused, unfused, peer] = interleaved([
+    let mut seen_promised = Vec::new();
+    let [fused, unfused, peer, promised] = interleaved([
         &mut || flow_rate(nodes, true, load, time, &mut seen_fused),
         &mut || flow_rate(nodes, false, load, time, &mut seen_unfused),
         &mut || hand_rate(load, time, || hand::Chain::start(nodes)),
+        &mut || promised_rate(nodes, load, time, &mut seen_promised),
     ])?;
     let name = format!("flow.chain{nodes}.{}", load.as_str());
     let figure = |way: &str, bar: f64, ours: &Samples, seen: Vec<f64>| {
@@ -55,9 +61,14 @@ fn one(nodes: usize, load: Load, time: Duration, recorded: f64) -> Result<[Figur
         times(nodes),
         &fused,
     );
+    let seen_promised: Samples = seen_promised.into_iter().collect();
+    let kept = Figure::rate(format!("{name}.promised"), "trace/s", PROMISED, &fused)
+        .against_peer(&promised)
+        .with("peer_events", rounded(seen_promised.median()));
     Ok([
         figure("fused", FUSED, &fused, seen_fused),
         figure("unfused", UNFUSED, &unfused, seen_unfused),
+        kept,
         pengui.against_recorded(recorded),
     ])
 }
@@ -77,6 +88,21 @@ fn flow_rate(
         let rate = load.run(running.clone(), time).await?;
         ours::stop(&running).await?;
         seen.push(counting.seen() as f64 / (rate * time.as_secs_f64()));
+        Ok(rate)
+    })
+}
+
+/// The same of the hand-written chain that keeps more promises.
+fn promised_rate(
+    nodes: usize,
+    load: Load,
+    time: Duration,
+    seen: &mut Vec<f64>,
+) -> Result<f64, Failure> {
+    crate::store::runtime()?.block_on(async {
+        let chain = promised::Chain::start(nodes)?;
+        let rate = load.run(chain.clone(), time).await?;
+        seen.push(chain.seen() as f64 / (rate * time.as_secs_f64()));
         Ok(rate)
     })
 }

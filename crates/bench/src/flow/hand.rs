@@ -24,7 +24,7 @@ struct Request<A> {
 }
 
 /// The no-op that each node runs.
-async fn pass(number: u64) -> u64 {
+pub async fn pass(number: u64) -> u64 {
     number
 }
 

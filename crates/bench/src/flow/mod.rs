@@ -2,7 +2,7 @@
 //!
 //! | module | figures |
 //! |---|---|
-//! | [`chain`] | `flow.chain{1,3,10}.{producer,traces}.{fused,unfused,penguiflow}` |
+//! | [`chain`] | `flow.chain{1,3,10}.{producer,traces}.{fused,unfused,promised,penguiflow}` |
 //! | [`fanout`] | `flow.fanout8.{producer,traces}` |
 //! | [`latency`] | `flow.latency.{100,half}.{p50,p99}`, open loop |
 //! | [`neighbour`] | `flow.neighbour.{flooding,failing}` |
@@ -26,6 +26,7 @@ mod logging;
 mod memory;
 mod neighbour;
 mod ours;
+mod promised;
 mod recorded;
 mod stream;
 
