@@ -550,18 +550,24 @@ async fn a_failing_watcher_is_started_again(fault: Fault) {
     node.dispatcher
         .map(Arc::new(flaky), Place::default())
         .unwrap();
+    let third_run_is_live = || {
+        let status = &node.dispatcher.status()[0];
+        status.restarts == 2 && status.state == SourceState::Live
+    };
     assert!(
-        eventually(PATIENCE, || node.dispatcher.status()[0].state
-            == SourceState::Live)
-        .await
+        eventually(PATIENCE, third_run_is_live).await,
+        "{:?}",
+        node.dispatcher.status()
     );
+    // However a run ended, it was told, and the loops that ended with it were expected to.
+    assert_eq!(node.rows("source.failed").await.len(), 2);
+    assert!(node.readiness.health().ok, "{:?}", node.readiness.health());
     notes.write("b.md", "1");
     assert_eq!(
         node.until_changes(2).await,
         pairs(&[("a.md", "added"), ("b.md", "added")])
     );
     node.ready().await;
-    assert!(node.readiness.health().ok);
     node.stop().await;
 }
 

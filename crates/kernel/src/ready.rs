@@ -119,7 +119,7 @@ impl Readiness {
             name,
             pulse,
             register: self.clone(),
-            retired: false,
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -210,7 +210,7 @@ pub struct Heartbeat {
     name: String,
     pulse: Arc<Pulse>,
     register: Readiness,
-    retired: bool,
+    retired: AtomicBool,
 }
 
 impl Heartbeat {
@@ -238,9 +238,9 @@ impl Heartbeat {
         }
     }
 
-    /// The loop ended as planned: the heartbeat leaves the register.
-    pub fn retire(mut self) {
-        self.retired = true;
+    /// The loop ended as planned: the heartbeat leaves the register for good, whoever still holds and beats it.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
         let mut pulses = self.register.inner.pulses.write();
         if pulses
             .get(&self.name)
@@ -253,7 +253,8 @@ impl Heartbeat {
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.pulse.ended.store(!self.retired, Ordering::Relaxed);
+        let retired = *self.retired.get_mut();
+        self.pulse.ended.store(!retired, Ordering::Relaxed);
     }
 }
 

@@ -1,15 +1,15 @@
 //! One mapped source: its task, its watcher, its state.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::future::join;
+use futures_util::{FutureExt as _, future::join};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use volary_kernel::{
     Name, clock,
     ready::{Heartbeat, Latch},
-    task::{TaskKind, TaskResult},
+    task::{TaskKind, TaskResult, panic_text},
 };
 use volary_store::{Batch, StoreError};
 
@@ -314,16 +314,15 @@ impl Mapping {
             }
             result
         };
-        let (watched, applied) = join(watched, applied).await;
+        // A panic ends the run as an error does: told, not ready, and without a heartbeat that calls the process sick.
+        let ran = AssertUnwindSafe(join(watched, applied))
+            .catch_unwind()
+            .await;
         self.live.lock().applying = None;
-        for heartbeat in [watching, applying] {
-            if let Some(heartbeat) = Arc::into_inner(heartbeat) {
-                heartbeat.retire();
-            }
-        }
-        if self.cancel.is_cancelled() {
-            return Ok(());
-        }
+        watching.retire();
+        applying.retire();
+        let (watched, applied) =
+            ran.map_err(|panic| format!("panicked: {}", panic_text(&*panic)))?;
         if self.cancel.is_cancelled() {
             return Ok(());
         }
