@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context as Poller, Poll},
     time::Duration,
 };
 
@@ -16,12 +17,11 @@ use volary_kernel::{Name, TraceId};
 use crate::{
     config::RunConfig,
     context::Context,
-    engine::Slot,
     envelope::{Envelope, Headers, Meta},
     error::{EmitError, NodeError},
     graph::{
         Flow,
-        plan::{Call, Payload},
+        plan::{Call, Payload, Returned, Slot},
     },
     node::Node,
     outcome::{Item, Outcome},
@@ -169,7 +169,31 @@ struct Recorded {
 }
 
 impl Call for Recorded {
-    fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
+    fn slot(self: Arc<Self>) -> Box<dyn Slot> {
+        let slot = self.call.clone().slot();
+        Box::new(RecordedSlot { code: self, slot })
+    }
+}
+
+/// Where attempts of such code live.
+struct RecordedSlot {
+    code: Arc<Recorded>,
+    slot: Box<dyn Slot>,
+}
+
+impl Slot for RecordedSlot {
+    fn start(&mut self, input: Payload, context: Context, cx: &mut Poller<'_>) -> Poll<Returned> {
+        self.code.note(&context);
+        self.slot.start(input, context, cx)
+    }
+
+    fn poll(&mut self, cx: &mut Poller<'_>) -> Poll<Returned> {
+        self.slot.poll(cx)
+    }
+}
+
+impl Recorded {
+    fn note(&self, context: &Context) {
         self.attempts.lock().push(Attempt {
             node: self.node.clone(),
             attempt: context.attempt(),
@@ -179,7 +203,6 @@ impl Call for Recorded {
                 meta: context.meta().clone(),
             },
         });
-        self.call.start(input, context, slot);
     }
 }
 

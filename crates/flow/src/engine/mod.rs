@@ -38,7 +38,6 @@ mod view;
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
-use tokio_util::sync::ReusableBoxFuture;
 use volary_kernel::{Name, Tenant, TraceId, task::TaskKind};
 
 use self::{driver::Stage, here::Place, shared::Shared, tenants::Tenants};
@@ -46,7 +45,7 @@ use crate::{
     config::RunConfig,
     envelope::{Headers, Meta},
     error::EmitError,
-    graph::plan::{Payload, Plan, Returned},
+    graph::plan::{Payload, Plan},
     observe::{
         metrics::FlowMetrics,
         tap::{Observing, Setup},
@@ -65,9 +64,6 @@ pub use self::{
     control::{Depths, NodeDepth},
     view::TraceView,
 };
-
-/// Where the future of an attempt lives; its allocation is used again.
-pub(crate) type Slot = ReusableBoxFuture<'static, Returned>;
 
 /// What is emitted, its type erased.
 pub(crate) struct Accepted {

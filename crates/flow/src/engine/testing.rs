@@ -10,12 +10,15 @@ use futures_util::TryFutureExt as _;
 use smallvec::{SmallVec, smallvec};
 use volary_kernel::TraceId;
 
-use super::{Accepted, Read, Reader, Slot};
+use super::{Accepted, Read, Reader};
 use crate::{
     context::Context,
     envelope::{Headers, Meta},
     error::NodeError,
-    graph::plan::{Call, Edge, Join, NodeIx, Payload, Plan, PlanNode, Step, Target, Work},
+    graph::{
+        plan::{Call, Edge, Join, NodeIx, Payload, Plan, PlanNode, Slot, Step, Target, Work},
+        slot,
+    },
     outcome::Outcome,
     policy::NodePolicy,
 };
@@ -43,12 +46,14 @@ struct TestCall<F>(F);
 
 impl<F, Fut> Call for TestCall<F>
 where
-    F: Fn(u64, Context) -> Fut + Send + Sync,
+    F: Fn(u64, Context) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Done> + Send + 'static,
 {
-    fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
-        let attempt = (self.0)(input.into_value::<u64>().unwrap(), context);
-        slot.set(attempt.map_err(Box::new));
+    fn slot(self: Arc<Self>) -> Box<dyn Slot> {
+        slot::of(move |input: Payload, context| {
+            let attempt = (self.0)(input.into_value::<u64>().unwrap(), context);
+            attempt.map_err(Box::new)
+        })
     }
 }
 

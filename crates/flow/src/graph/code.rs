@@ -1,13 +1,17 @@
 //! Code with its types erased: what closures become in a plan.
 
-use std::{future, marker::PhantomData};
+use std::{
+    marker::PhantomData,
+    sync::Arc,
+    task::{Context as Poller, Poll, ready},
+};
 
-use futures_util::FutureExt as _;
-
-use super::plan::{Call, Payload, Room, Step};
+use super::{
+    plan::{Call, Payload, Returned, Room, Slot, Step},
+    slot::Seat,
+};
 use crate::{
     context::Context,
-    engine::Slot,
     error::NodeError,
     node::{Emit, Node},
 };
@@ -24,14 +28,14 @@ mod sealed {
 }
 
 /// A node whose result becomes a step by `step`.
-pub(crate) struct Code<N, I, M> {
+pub(crate) struct Code<N, I, S> {
     node: N,
-    step: fn(M, Room) -> Step,
+    step: S,
     input: PhantomData<fn(I)>,
 }
 
-impl<N, I, M> Code<N, I, M> {
-    pub(crate) const fn new(node: N, step: fn(M, Room) -> Step) -> Self {
+impl<N, I, S> Code<N, I, S> {
+    pub(crate) const fn new(node: N, step: S) -> Self {
         Self {
             node,
             step,
@@ -40,24 +44,59 @@ impl<N, I, M> Code<N, I, M> {
     }
 }
 
-impl<N, I> Call for Code<N, I, N::Out>
+impl<N, I, S> Call for Code<N, I, S>
 where
     N: Node<I>,
-    N::Out: 'static,
     I: Send + 'static,
+    S: Fn(N::Out, Room) -> Step + Send + Sync + 'static,
 {
-    fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
-        let step = self.step;
-        match input.take::<I>() {
-            Some((input, room)) => {
-                let attempt = self.node.call(input, context);
-                slot.set(attempt.map(move |returned| match returned {
-                    Ok(output) => Ok(step(output, room)),
-                    Err(error) => Err(Box::new(error)),
-                }));
-            }
-            None => slot.set(future::ready(Err(mismatch::<I>().into()))),
+    fn slot(self: Arc<Self>) -> Box<dyn Slot> {
+        Box::new(CodeSlot {
+            code: self,
+            seat: Seat::default(),
+            room: None,
+        })
+    }
+}
+
+/// Where attempts of code live.
+struct CodeSlot<N: Node<I>, I, S> {
+    code: Arc<Code<N, I, S>>,
+    seat: Seat<N::Future>,
+    /// What the input of an attempt that waits left for its output.
+    room: Option<Room>,
+}
+
+impl<N, I, S> Slot for CodeSlot<N, I, S>
+where
+    N: Node<I>,
+    I: Send + 'static,
+    S: Fn(N::Out, Room) -> Step + Send + Sync,
+{
+    fn start(&mut self, input: Payload, context: Context, cx: &mut Poller<'_>) -> Poll<Returned> {
+        let Some((input, room)) = input.take::<I>() else {
+            return Poll::Ready(Err(mismatch::<I>().into()));
+        };
+        let attempt = self.code.node.call(input, context);
+        let returned = self.seat.start(attempt, cx);
+        if returned.is_pending() {
+            self.room = Some(room);
+            return Poll::Pending;
         }
+        let step = &self.code.step;
+        returned
+            .map_ok(|output| step(output, room))
+            .map_err(Box::new)
+    }
+
+    fn poll(&mut self, cx: &mut Poller<'_>) -> Poll<Returned> {
+        let returned = ready!(self.seat.poll(cx));
+        let Some(room) = self.room.take() else {
+            return Poll::Pending;
+        };
+        let step = &self.code.step;
+        let returned = returned.map(|output| step(output, room));
+        Poll::Ready(returned.map_err(Box::new))
     }
 }
 

@@ -22,6 +22,7 @@ mod refs;
 mod route;
 mod running;
 mod sketch;
+pub(crate) mod slot;
 mod subflow;
 mod switch;
 mod table;

@@ -22,14 +22,16 @@ impl Payload {
 
     /// Takes the value out of its room; none if it is no `T`.
     #[inline]
-    pub(crate) fn take<T: 'static>(mut self) -> Option<(T, Room)> {
-        let value = self.0.downcast_mut::<Option<T>>()?.take()?;
-        Some((value, Room(self.0)))
+    pub(crate) fn take<T: Send + 'static>(self) -> Option<(T, Room)> {
+        let mut room = self.0.downcast::<Option<T>>().ok()?;
+        let value = room.take()?;
+        // Erased anew: so the compiler knows whether what comes next fits.
+        Some((value, Room(room)))
     }
 
     /// The value alone; none if it is no `T`.
-    pub(crate) fn into_value<T: 'static>(self) -> Option<T> {
-        self.take().map(|(value, _room)| value)
+    pub(crate) fn into_value<T: 'static>(mut self) -> Option<T> {
+        self.0.downcast_mut::<Option<T>>()?.take()
     }
 }
 

@@ -6,14 +6,15 @@ use smallvec::SmallVec;
 use volary_kernel::Name;
 
 use crate::{
-    context::Context,
-    engine::Slot,
     error::NodeError,
     policy::NodePolicy,
     state::{codec::Codec, once::Settle},
 };
 
-pub(crate) use super::payload::{Payload, Room};
+pub(crate) use super::{
+    payload::{Payload, Room},
+    slot::Slot,
+};
 
 /// Index of a node in its plan.
 pub(crate) type NodeIx = u16;
@@ -100,9 +101,8 @@ pub(crate) enum Work {
 
 /// Code with its types erased.
 pub(crate) trait Call: Send + Sync {
-    /// Puts the future of an attempt into the slot, whose allocation is used again. The code may panic already here: the
-    /// caller contains it, as it does for polls.
-    fn start(&self, input: Payload, context: Context, slot: &mut Slot);
+    /// A place for its attempts.
+    fn slot(self: Arc<Self>) -> Box<dyn Slot>;
 }
 
 /// What an attempt returns. Little, as it is handed from function to function; an error is rare and may be larger.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use smallvec::{SmallVec, smallvec};
 
 use super::{
@@ -10,11 +10,12 @@ use super::{
     check::listing,
     code::{Value, mismatch},
     describe::NodeKind,
-    plan::{Call, Payload, Step},
+    plan::{Call, Payload, Returned, Slot, Step},
     refs::{NodeKey, NodeRef},
+    slot,
     table::TablePolicy,
 };
-use crate::{context::Context, engine::Slot, error::NodeError};
+use crate::{context::Context, error::NodeError};
 
 /// Where a router sends a `T`: to successors of the router that take a `T`.
 ///
@@ -354,18 +355,32 @@ struct Router<F, T> {
 
 impl<F, T> Call for Router<F, T>
 where
-    F: Fn(&T, &Context) -> Route<T> + Send + Sync,
+    F: Fn(&T, &Context) -> Route<T> + Send + Sync + 'static,
     T: Value,
 {
-    fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
+    fn slot(self: Arc<Self>) -> Box<dyn Slot> {
+        slot::of(move |input, context| self.attempt(input, context))
+    }
+}
+
+impl<F, T> Router<F, T>
+where
+    F: Fn(&T, &Context) -> Route<T>,
+    T: Value,
+{
+    /// Ready, or what waits for a decision.
+    fn attempt(
+        &self,
+        input: Payload,
+        context: Context,
+    ) -> Either<Ready<Returned>, impl Future<Output = Returned> + Send + use<F, T>> {
+        let at_once = |returned| Either::Left(ready(returned));
         let Some(value) = input.get::<T>() else {
-            slot.set(std::future::ready(Err(mismatch::<T>().into())));
-            return;
+            return at_once(Err(mismatch::<T>().into()));
         };
         let proposed = self.exits.resolve(&(self.choose)(value, &context));
         let (Ok(proposed), Some(policy)) = (&proposed, &self.policy) else {
-            slot.set(std::future::ready(Ok(send::<T>(input, proposed))));
-            return;
+            return at_once(Ok(send::<T>(input, proposed)));
         };
         let request = RouteRequest {
             payload: value.clone(),
@@ -376,18 +391,18 @@ where
         match &policy.0 {
             PolicyKind::Later(decide) => {
                 let decision = decide(request);
-                slot.set(async move {
+                Either::Right(async move {
                     let edges = exits.decided(proposed, decision.await?);
                     Ok(send::<T>(input, edges))
-                });
+                })
             }
             PolicyKind::Now(decide) => {
                 let edges = exits.decided(proposed, decide(&request));
-                slot.set(std::future::ready(Ok(send::<T>(input, edges))));
+                at_once(Ok(send::<T>(input, edges)))
             }
             PolicyKind::Table(table) => {
                 let edges = exits.decided(proposed, table.decide(&request));
-                slot.set(std::future::ready(Ok(send::<T>(input, edges))));
+                at_once(Ok(send::<T>(input, edges)))
             }
         }
     }

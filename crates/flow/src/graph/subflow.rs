@@ -1,6 +1,6 @@
 //! Flows in flows: as a node of the graph, or called by a node.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use volary_kernel::{Tenant, TraceId};
 
@@ -9,14 +9,15 @@ use super::{
     code::{Value, mismatch},
     describe::NodeKind,
     flow::Flow,
-    plan::{Call, Payload, Step},
+    plan::{Call, Payload, Slot, Step},
     refs::NodeRef,
     running::{Core, RunningFlow},
+    slot,
 };
 use crate::{
     config::RunConfig,
     context::{ChunkSpec, Context},
-    engine::{Accepted, Engine, Read, Slot},
+    engine::{Accepted, Engine, Read},
     error::{EmitError, FlowErrorCode, NodeError},
     outcome::Outcome,
 };
@@ -86,9 +87,9 @@ impl<In: Value, Out: Value> FlowBuilder<In, Out> {
 pub(crate) struct Unstarted;
 
 impl Call for Unstarted {
-    fn start(&self, _: Payload, _: Context, slot: &mut Slot) {
-        let error = NodeError::permanent("the sub-flow was not started");
-        slot.set(std::future::ready(Err(error.into())));
+    fn slot(self: Arc<Self>) -> Box<dyn Slot> {
+        let error = || NodeError::permanent("the sub-flow was not started");
+        slot::of(move |_, _| ready(Err(error().into())))
     }
 }
 
@@ -98,20 +99,21 @@ struct Subflow<I, O> {
 }
 
 impl<I: Value, O: Value> Call for Subflow<I, O> {
-    fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
-        if input.get::<I>().is_none() {
-            slot.set(std::future::ready(Err(mismatch::<I>().into())));
-            return;
-        }
-        let engine = self.running.core.engine.clone();
-        slot.set(async move {
-            let mut values = values(&context, &engine, input).await?;
-            Ok(match values.len() {
-                0 => Step::Nothing,
-                1 => values.pop().map_or(Step::Nothing, Step::Next),
-                _ => Step::Each(values),
-            })
-        });
+    fn slot(self: Arc<Self>) -> Box<dyn Slot> {
+        slot::of(move |input, context| {
+            let engine = self.running.core.engine.clone();
+            async move {
+                if input.get::<I>().is_none() {
+                    return Err(mismatch::<I>().into());
+                }
+                let mut values = values(&context, &engine, input).await?;
+                Ok(match values.len() {
+                    0 => Step::Nothing,
+                    1 => values.pop().map_or(Step::Nothing, Step::Next),
+                    _ => Step::Each(values),
+                })
+            }
+        })
     }
 }
 

@@ -1,16 +1,16 @@
 //! Switches: choosing by the variant of an enum, each arm with the type of its variant.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use super::{
     builder::{FlowBuilder, Pending},
     code::{Value, mismatch},
     describe::NodeKind,
-    plan::{Call, Payload, Step},
+    plan::{Call, Payload, Returned, Slot, Step},
     refs::NodeRef,
     sketch::{EdgeSketch, End},
+    slot,
 };
-use crate::{context::Context, engine::Slot};
 
 /// What a switch hands on: its arms have their own types, so nothing can be connected to the switch itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,11 +187,11 @@ impl<T: Value> SwitchCall<T> {
 }
 
 impl<T: Value> Call for SwitchCall<T> {
-    fn start(&self, input: Payload, _: Context, slot: &mut Slot) {
-        let step = match input.into_value::<T>() {
-            Some(value) => Ok(self.choose(value)),
-            None => Err(mismatch::<T>().into()),
+    fn slot(self: Arc<Self>) -> Box<dyn Slot> {
+        let step = move |input: Payload| -> Returned {
+            let value = input.into_value::<T>().ok_or_else(mismatch::<T>)?;
+            Ok(self.choose(value))
         };
-        slot.set(std::future::ready(step));
+        slot::of(move |input, _| ready(step(input)))
     }
 }

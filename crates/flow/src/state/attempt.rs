@@ -17,9 +17,11 @@ use super::{
 };
 use crate::{
     context::Context,
-    engine::Slot,
     error::{FlowErrorCode, NodeError},
-    graph::plan::{Call, NodeIx, Payload, Plan, Returned, Step, Work},
+    graph::{
+        plan::{Call, NodeIx, Payload, Plan, Returned, Slot, Step, Work},
+        slot,
+    },
 };
 
 /// Why an attempt of a durable flow failed that is not the node's fault.
@@ -83,22 +85,16 @@ struct Inner {
 }
 
 impl Call for DurableCall {
-    fn start(&self, input: Payload, context: Context, slot: &mut Slot) {
-        let inner = self.0.clone();
-        match context.trace().book.clone() {
-            Some(book) => slot.set(inner.attempt(book, input, context)),
-            None => inner.call.start(input, context, slot),
-        }
+    fn slot(self: Arc<Self>) -> Box<dyn Slot> {
+        slot::of(move |input, context| self.0.clone().attempt(input, context))
     }
 }
 
 impl Inner {
-    async fn attempt(
-        self: Arc<Self>,
-        book: Arc<Book>,
-        input: Payload,
-        context: Context,
-    ) -> Returned {
+    async fn attempt(self: Arc<Self>, input: Payload, context: Context) -> Returned {
+        let Some(book) = context.trace().book.clone() else {
+            return slot::attempt(self.call.clone(), input, context).await;
+        };
         let at = (self.node, context.step());
         match book.known(at) {
             Known::Done(record) => {
@@ -119,9 +115,7 @@ impl Inner {
             }
             Known::New => {}
         }
-        let mut slot = Slot::new(std::future::pending());
-        self.call.start(input, context, &mut slot);
-        let step = slot.await?;
+        let step = slot::attempt(self.call.clone(), input, context).await?;
         self.receipt(&book, at, step).await
     }
 

@@ -152,10 +152,13 @@ impl Stage {
             return Err("a join is no code".to_owned());
         };
         let context = context::Context::new(trace.clone(), node.ix, attempt, step);
-        contained(|| {
-            call.start(payload, context, &mut place.slot);
-            place.slot.poll(&mut Context::from_waker(&place.waker))
-        })
+        let slot = place.slot.get_or_insert_with(|| call.clone().slot());
+        let cx = &mut Context::from_waker(&place.waker);
+        let polled = contained(|| slot.start(payload, context, cx));
+        if polled.is_err() {
+            self.clear(local, run);
+        }
+        polled
     }
 
     /// What became of an attempt at its first poll.

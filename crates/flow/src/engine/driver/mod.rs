@@ -31,7 +31,6 @@ use volary_kernel::{Mono, clock, task::panic_text};
 
 use self::{chain::Chain, node::RunWake, run::Doing, sample::Sampling};
 use super::{
-    Slot,
     gate::Freed,
     inbox::Taken,
     pen::{Counting, Pen},
@@ -40,7 +39,7 @@ use super::{
     trace::{Msg, Trace},
 };
 use crate::{
-    graph::plan::{Call, Join, NodeIx},
+    graph::plan::{Call, Join, NodeIx, Slot},
     observe::metrics::{AttemptEnd, NodeCount},
     policy::{NodePolicy, guard::Guards},
 };
@@ -125,7 +124,8 @@ enum Job {
 
 /// A place for an attempt, or for a wait.
 struct Run {
-    slot: Slot,
+    /// Where its attempts live, once there was one. Thrown away with an attempt that was given up, or that panicked.
+    slot: Option<Box<dyn Slot>>,
     wake: Arc<RunWake>,
     waker: Waker,
     doing: Doing,

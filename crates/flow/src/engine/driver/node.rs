@@ -13,7 +13,6 @@ use hashbrown::HashMap;
 
 use super::{
     super::{
-        Slot,
         gate::{Freed, Gate},
         shared::{Shared, Signal, StageShared},
     },
@@ -116,7 +115,7 @@ impl NodeRun {
             told: AtomicBool::new(false),
         });
         self.runs.push(Run {
-            slot: Slot::new(std::future::pending()),
+            slot: None,
             waker: Waker::from(wake.clone()),
             wake,
             doing: Doing::Nothing,

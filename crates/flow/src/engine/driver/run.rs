@@ -13,7 +13,7 @@ use super::{
         timers::Key,
         trace::{Msg, Spot, Trace},
     },
-    Due, Stage, contained,
+    Due, Stage, contained, discard,
 };
 use crate::{
     error::FlowErrorCode,
@@ -228,11 +228,15 @@ impl Stage {
             self.me.set_busy_with(node.ix);
         }
         let place = &mut node.runs[run as usize];
-        let polled = contained(|| place.slot.poll(&mut Context::from_waker(&place.waker)));
+        let Some(slot) = &mut place.slot else { return };
+        let polled = contained(|| slot.poll(&mut Context::from_waker(&place.waker)));
         let ended = match polled {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(returned)) => Ended::Returned(returned),
-            Err(panic) => Ended::Panicked(panic),
+            Err(panic) => {
+                self.clear(local, run);
+                Ended::Panicked(panic)
+            }
         };
         self.read_clock();
         if let Some(head) = self.unpark(local, run) {
@@ -274,9 +278,8 @@ impl Stage {
     }
 
     /// Drops the future of a run, and its allocation.
-    fn clear(&mut self, local: usize, run: u32) {
-        let slot = &mut self.nodes[local].runs[run as usize].slot;
-        let _its_drop_may_panic = contained(|| slot.set(std::future::pending()));
+    pub(super) fn clear(&mut self, local: usize, run: u32) {
+        discard(self.nodes[local].runs[run as usize].slot.take());
     }
 
     /// Drops what a run does: its trace has ended.

@@ -6,7 +6,7 @@ mod hostile;
 mod inside;
 mod large;
 mod order;
-
+mod slots;
 mod storms;
 mod times;
 mod views;
