@@ -1,21 +1,15 @@
 //! An attempt up to its first poll, and the way of a message through fused nodes that end there.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::Poll;
 
 use super::{
-    super::trace::{Msg, Trace},
+    super::trace::Msg,
     Job, Stage,
     chain::Chain,
     contained, discard,
     run::{Ended, Head},
 };
-use crate::{
-    context,
-    graph::plan::{NodeIx, Payload, Returned},
-};
+use crate::graph::plan::{NodeIx, Returned, Step};
 
 impl Stage {
     /// Runs a message through this node and, while nothing waits in between, the fused ones after it.
@@ -77,7 +71,6 @@ impl Stage {
         let clone = self.shared.plan.nodes[usize::from(node.ix)].clone_in;
         let mut saved = None;
         let cloned = contained(|| saved = again.then(|| clone(&msg.payload)));
-        let run = node.open(&self.me, local);
         let head = Head {
             trace: msg.trace,
             step: msg.step,
@@ -88,84 +81,75 @@ impl Stage {
             pass,
         };
         let polled = match cloned {
-            Ok(()) => self.start(local, run, &head.trace, msg.payload, head.step, attempt),
+            Ok(()) => node.start(
+                &self.me,
+                local,
+                &head.trace,
+                msg.payload,
+                head.step,
+                attempt,
+            ),
             Err(panic) => {
                 discard([msg.payload]);
                 Err(panic)
             }
         };
-        self.first_polled(local, run, head, polled, timed)
+        self.first_polled(local, head, polled, timed)
     }
 
     /// An attempt of a node that is asked nothing and has no further one: most are.
-    fn attempt_plain(&mut self, local: usize, msg: Msg) -> Option<(usize, Msg)> {
-        let timed = self.is_timed(local);
-        let Msg {
-            trace,
-            payload,
-            step,
-            edge,
-            ..
-        } = msg;
-        let started = self.now;
-        let run = self.nodes[local].open(&self.me, local);
-        let polled = self.start(local, run, &trace, payload, step, 1);
-        match polled {
-            Ok(Poll::Ready(Ok(done))) if !timed && !trace.has_ended() => {
-                let node = &mut self.nodes[local];
-                node.free.push(run);
-                node.sampling.untimed();
-                if let Some(chain) = &mut self.chain {
-                    chain.add(local);
+    ///
+    /// While the next is such a node as well and the clock is not to be read, the message goes on here. Whether its trace may
+    /// go on is asked after each; nothing else that was asked before the first can have changed.
+    fn attempt_plain(&mut self, mut local: usize, msg: Msg) -> Option<(usize, Msg)> {
+        let (trace, step) = (msg.trace, msg.step);
+        let (mut payload, mut edge) = (msg.payload, msg.edge);
+        loop {
+            let timed = self.is_timed(local);
+            let node = &mut self.nodes[local];
+            let polled = node.start(&self.me, local, &trace, payload, step, 1);
+            let done = match polled {
+                Ok(Poll::Ready(Ok(done))) if !timed && !trace.is_held() => done,
+                polled => {
+                    let head = Head {
+                        trace,
+                        step,
+                        edge,
+                        attempt: 1,
+                        saved: None,
+                        started: self.now,
+                        pass: None,
+                    };
+                    return self.first_polled(local, head, polled, timed);
                 }
-                self.route(local, trace, step, done)
+            };
+            node.sampling.untimed();
+            if let Some(chain) = &mut self.chain {
+                chain.add(local);
             }
-            polled => {
-                let head = Head {
+            (payload, edge) = match (done, self.straight(local)) {
+                (Step::Next(value), Some(edge)) => (value, edge),
+                (done, _) => return self.route(local, trace, step, done),
+            };
+            local += 1;
+            if self.is_reading_due() || !self.nodes[local].is_plain() {
+                let msg = Msg {
                     trace,
+                    payload,
                     step,
+                    attempts: 0,
                     edge,
-                    attempt: 1,
-                    saved: None,
-                    started,
-                    pass: None,
                 };
-                self.first_polled(local, run, head, polled, timed)
+                return Some((local, msg));
             }
+            self.tick();
         }
-    }
-
-    /// Starts an attempt and polls it once.
-    fn start(
-        &mut self,
-        local: usize,
-        run: u32,
-        trace: &Arc<Trace>,
-        payload: Payload,
-        step: u64,
-        attempt: u32,
-    ) -> Result<Poll<Returned>, String> {
-        let node = &mut self.nodes[local];
-        self.me.set_busy_with(node.ix);
-        let place = &mut node.runs[run as usize];
-        let Job::Call(call) = &node.work else {
-            return Err("a join is no code".to_owned());
-        };
-        let context = context::Context::new(trace.clone(), node.ix, attempt, step);
-        let slot = place.slot.get_or_insert_with(|| call.clone().slot());
-        let cx = &mut Context::from_waker(&place.waker);
-        let polled = contained(|| slot.start(payload, context, cx));
-        if polled.is_err() {
-            self.clear(local, run);
-        }
-        polled
     }
 
     /// What became of an attempt at its first poll.
     fn first_polled(
         &mut self,
         local: usize,
-        run: u32,
         head: Head,
         polled: Result<Poll<Returned>, String>,
         timed: bool,
@@ -173,13 +157,17 @@ impl Stage {
         let ended = match polled {
             Ok(Poll::Pending) => {
                 self.tell_begin(&head.trace);
-                self.park(local, run, head);
+                self.park(local, head);
                 return None;
             }
             Ok(Poll::Ready(returned)) => Ended::Returned(returned),
-            Err(panic) => Ended::Panicked(panic),
+            Err(panic) => {
+                // It ran in the run that is still spare.
+                let run = self.nodes[local].spare(&self.me, local);
+                self.clear(local, run);
+                Ended::Panicked(panic)
+            }
         };
-        self.nodes[local].free.push(run);
         let succeeded = matches!(ended, Ended::Returned(Ok(_)));
         if timed {
             self.since_reading = 1;

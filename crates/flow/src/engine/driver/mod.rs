@@ -230,6 +230,8 @@ impl Stage {
             || !tokio::task::coop::has_budget_remaining()
     }
 
+    /// Apart from those who call it: they are small, and seldom do.
+    #[inline(never)]
     fn read_clock(&mut self) {
         let before = self.read;
         self.now = self.shared.now();
@@ -243,10 +245,16 @@ impl Stage {
         self.me.busy_since.store(now, Ordering::Relaxed);
     }
 
+    /// Whether the clock is read before the next attempt.
+    const fn is_reading_due(&self) -> bool {
+        self.one_by_one || self.since_reading >= ATTEMPTS_PER_READING
+    }
+
     /// Before an attempt.
+    #[inline]
     fn tick(&mut self) {
         self.attempts += 1;
-        if self.one_by_one || self.since_reading >= ATTEMPTS_PER_READING {
+        if self.is_reading_due() {
             self.read_clock();
             if self.one_by_one {
                 for local in 0..self.nodes.len() {
@@ -258,6 +266,7 @@ impl Stage {
     }
 
     /// Whether the coming attempt is timed even if it does not wait.
+    #[inline]
     fn is_timed(&mut self, local: usize) -> bool {
         let timed = self.one_by_one || self.nodes[local].sampling.is_due(self.now);
         // One that comes right after a reading starts with it.

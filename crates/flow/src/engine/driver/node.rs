@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use hashbrown::HashMap;
@@ -15,13 +15,15 @@ use super::{
     super::{
         gate::{Freed, Gate},
         shared::{Shared, Signal, StageShared},
+        trace::Trace,
     },
-    Job, NodeRun, Run,
+    Job, NodeRun, Run, contained,
     run::Doing,
     sample::Sampling,
 };
 use crate::{
-    graph::plan::{NodeIx, Work},
+    context,
+    graph::plan::{NodeIx, Payload, Returned, Work},
     policy::guard::Guards,
 };
 
@@ -102,11 +104,48 @@ impl NodeRun {
         }
     }
 
-    /// A free run.
+    /// Starts an attempt in the run that is spare, and polls it once.
+    #[inline]
+    pub(super) fn start(
+        &mut self,
+        stage: &Arc<StageShared>,
+        local: usize,
+        trace: &Arc<Trace>,
+        payload: Payload,
+        step: u64,
+        attempt: u32,
+    ) -> Result<Poll<Returned>, String> {
+        stage.set_busy_with(self.ix);
+        let run = self.spare(stage, local);
+        let place = &mut self.runs[run as usize];
+        let Job::Call(call) = &self.work else {
+            return Err("a join is no code".to_owned());
+        };
+        let slot = place.slot.get_or_insert_with(|| call.clone().slot());
+        contained(|| {
+            let context = context::Context::new(trace.clone(), self.ix, attempt, step);
+            slot.start(payload, context, &mut Context::from_waker(&place.waker))
+        })
+    }
+
+    /// Takes a free run: the one that was spare before.
     pub(super) fn open(&mut self, stage: &Arc<StageShared>, local: usize) -> u32 {
-        if let Some(run) = self.free.pop() {
-            return run;
+        let run = self.spare(stage, local);
+        self.free.pop();
+        run
+    }
+
+    /// The free run that is next, which stays free: an attempt that is ready at once has nothing to keep in it.
+    #[inline]
+    pub(super) fn spare(&mut self, stage: &Arc<StageShared>, local: usize) -> u32 {
+        match self.free.last() {
+            Some(run) => *run,
+            None => self.add_run(stage, local),
         }
+    }
+
+    #[cold]
+    fn add_run(&mut self, stage: &Arc<StageShared>, local: usize) -> u32 {
         let run = u32::try_from(self.runs.len()).unwrap_or(u32::MAX);
         let wake = Arc::new(RunWake {
             stage: stage.clone(),
@@ -120,6 +159,7 @@ impl NodeRun {
             wake,
             doing: Doing::Nothing,
         });
+        self.free.push(run);
         run
     }
 }

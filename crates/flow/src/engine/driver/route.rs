@@ -93,10 +93,7 @@ impl Stage {
         step: u64,
         payload: Payload,
     ) -> Option<(usize, Msg)> {
-        if let Some(edge) = self.nodes[local].straight
-            && self.nested <= NESTED
-            && self.can_start(local + 1)
-        {
+        if let Some(edge) = self.straight(local) {
             let msg = Msg {
                 trace,
                 payload,
@@ -127,6 +124,13 @@ impl Stage {
         };
         let outputs = Outputs::from_iter([(route, payload, step)]);
         self.send_all(local, &trace, outputs)
+    }
+
+    /// The edge to the node behind, if it is the only way and that node can take a message at once.
+    #[inline]
+    pub(super) fn straight(&self, local: usize) -> Option<u16> {
+        let edge = self.nodes[local].straight?;
+        (self.nested <= NESTED && self.can_start(local + 1)).then_some(edge)
     }
 
     fn route_each(

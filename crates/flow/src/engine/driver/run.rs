@@ -168,11 +168,13 @@ impl Stage {
 
     // --- waiting -------------------------------------------------------------------------------
 
-    pub(super) fn park(&mut self, local: usize, run: u32, head: Head) {
+    /// Leaves an attempt that began just now in the run where it did.
+    pub(super) fn park(&mut self, local: usize, head: Head) {
         // Exact from here on: what waits is measured, and its timeout runs.
         self.read_clock();
         let node = &mut self.nodes[local];
         node.active += 1;
+        let run = node.open(&self.me, local);
         let ix = node.ix;
         if self.pen.is_on() {
             let kind = FlowEventKind::NodeStart;
