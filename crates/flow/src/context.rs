@@ -67,12 +67,12 @@ impl Context {
 
     /// The node that runs.
     pub fn node(&self) -> &Name {
-        &self.trace.shared.plan.nodes[usize::from(self.node)].name
+        &self.trace.shared().plan.nodes[usize::from(self.node)].name
     }
 
     /// The flow.
     pub fn flow(&self) -> &Name {
-        &self.trace.shared.plan.name
+        &self.trace.shared().plan.name
     }
 
     /// Which attempt of this step runs, from 1.
@@ -88,7 +88,7 @@ impl Context {
     /// What is left of the trace's deadline; zero once it passed.
     pub fn remaining(&self) -> Option<Duration> {
         let deadline = self.trace.deadline?;
-        Some(deadline - self.trace.shared.now())
+        Some(deadline - self.trace.shared().now())
     }
 
     /// Whether the trace has ended, by whatever: what this attempt returns will go nowhere.

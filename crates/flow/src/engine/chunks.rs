@@ -23,7 +23,7 @@ pub(crate) fn poll_chunk(
     chunk: &mut Option<ChunkSpec>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), NodeError>> {
-    let limit = trace.shared.limits.chunks_per_trace.max(1);
+    let limit = trace.shared().limits.chunks_per_trace.max(1);
     let mut cell = trace.cell.lock();
     if cell.outcome.is_some() {
         return Poll::Ready(Err(NodeError::permanent("the trace has ended")));
@@ -63,7 +63,7 @@ fn wait(
     }
     drop(cell);
     let reason = DropReason::Abandoned;
-    let shared = &trace.shared;
+    let shared = trace.shared();
     let outcome = Outcome::Dropped { reason };
     shared.write(|pen| shared.end(pen, trace, outcome, None, shared.now()));
     Poll::Ready(Err(NodeError::permanent("nobody reads the trace")))

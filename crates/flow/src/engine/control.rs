@@ -65,7 +65,7 @@ impl Shared {
 /// Ends a trace as cancelled: at once for its reader, before their next poll for its attempts, when they are met for its
 /// messages in queues.
 pub(crate) fn cancel(trace: &Arc<Trace>) -> CancelReport {
-    let shared = &trace.shared;
+    let shared = trace.shared();
     let running = trace.cell.lock().running();
     // Held until the cancel is told, so that its finish is not told before.
     let pending = trace.add(1).pending as usize - 1;
@@ -93,7 +93,7 @@ pub(crate) fn cancel(trace: &Arc<Trace>) -> CancelReport {
 pub(crate) fn pause(trace: &Arc<Trace>) -> bool {
     let paused = hold(trace);
     if paused {
-        trace.shared.write_pause(trace, true);
+        trace.shared().write_pause(trace, true);
     }
     paused
 }
@@ -111,7 +111,7 @@ pub(crate) fn hold(trace: &Arc<Trace>) -> bool {
 pub(crate) fn resume(trace: &Arc<Trace>) -> bool {
     let resumed = release(trace);
     if resumed {
-        trace.shared.write_pause(trace, false);
+        trace.shared().write_pause(trace, false);
     }
     resumed
 }
@@ -134,23 +134,23 @@ pub(crate) fn release(trace: &Arc<Trace>) -> bool {
         (held, over.map(|(node, _)| *node).collect::<Vec<_>>())
     };
     for (node, msg) in held.unwrap_or_default() {
-        trace.shared.put_again(node, msg);
+        trace.shared().put_again(node, msg);
     }
     for node in joins {
-        trace.shared.resolve_join(node, trace);
+        trace.shared().resolve_join(node, trace);
     }
     if trace.counts().is_quiet() {
-        trace.shared.resolve_joins(trace);
+        trace.shared().resolve_joins(trace);
     }
     true
 }
 
 fn tell(trace: &Trace, kind: FlowEventKind) {
-    trace.shared.write(|pen| {
+    trace.shared().write(|pen| {
         // It may not have run anywhere yet.
         if pen.is_on() && trace.first_to_tell() {
             pen.started(trace);
         }
-        pen.event(trace, trace.shared.now(), kind);
+        pen.event(trace, trace.shared().now(), kind);
     });
 }

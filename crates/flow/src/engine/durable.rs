@@ -16,7 +16,9 @@ use tokio::sync::{Notify, watch};
 use volary_kernel::{TraceId, Uid, clock};
 use volary_store::StoreError;
 
-use super::{Accepted, emit::Times, pauses, reader::Reader, shared::Shared, trace::Trace};
+use super::{
+    Accepted, emit::Times, home::Home, pauses, reader::Reader, shared::Shared, trace::Trace,
+};
 use crate::{
     config::RunConfig,
     error::EmitError,
@@ -187,9 +189,10 @@ impl Shared {
     /// Accepts an envelope once there is room and it is on disk. Dropped, it is not accepted: what was written by then is
     /// taken back.
     pub(super) async fn emit_durable(
-        self: &Arc<Self>,
+        &self,
         durable: &Durability,
         accepted: Accepted,
+        home: Arc<Home>,
         times: Times,
     ) -> Result<Reader, EmitError> {
         let deadline = times.deadline;
@@ -198,16 +201,12 @@ impl Shared {
         if self.index.get(id).is_some() {
             return Err(EmitError::TraceInUse(id));
         }
-        let row = self.row(&accepted.headers.tenant);
-        let places = super::emit::within(self, deadline, self.places(row.clone())).await??;
+        let tenant = home.row.tenant.clone();
+        let book = Arc::new(Book::new(Uid::generate(), id, tenant));
+        let (trace, payload) = self.birth(accepted, home, times, Some(book.clone()));
+        let places = super::emit::within(self, deadline, self.places(&trace)).await??;
         let room = self.enter(deadline).await?;
         let reserved = durable.reserve(self, id)?;
-        let book = Arc::new(Book::new(
-            Uid::generate(),
-            id,
-            accepted.headers.tenant.clone(),
-        ));
-        let (trace, payload) = self.birth(accepted, row, times, Some(book.clone()));
         let tx = {
             let intake = Intake {
                 headers: &trace.headers,
@@ -277,7 +276,7 @@ impl Shared {
         };
         let (book, trace) = (book.clone(), trace.clone());
         let deliver = move |outcome| {
-            let shared = &trace.shared;
+            let shared = trace.shared();
             if !trace.tell(outcome) {
                 shared.keep(&trace);
             }

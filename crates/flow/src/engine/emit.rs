@@ -3,19 +3,19 @@
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use smallvec::SmallVec;
-use volary_kernel::{Mono, Tenant, clock};
+use volary_kernel::{Mono, clock};
 
 use super::{
     Accepted,
-    gate::{Freed, Grant, Waiter},
+    gate::{Freed, Gate, Grant},
+    home::Home,
     reader::Reader,
     shared::Shared,
-    tenants::Row,
     trace::{Birth, Msg, Trace},
 };
 use crate::{
@@ -44,20 +44,27 @@ impl Entry<'_> {
 
 /// When a trace came, and until when it has to be done.
 #[derive(Clone, Copy)]
-pub(super) struct Times {
+pub(crate) struct Times {
     pub accepted: Mono,
     pub deadline: Option<Mono>,
 }
 
 /// What became of an envelope that did not wait.
-enum Tried {
+pub(crate) enum Tried {
     Accepted(Reader),
-    /// It has to wait, for room or for a place.
-    Later(Candidate),
+    Later(Later),
+}
+
+/// An envelope that has to wait.
+pub(crate) enum Later {
+    /// For room or for a place.
+    Place(Candidate),
+    /// For the disk.
+    Disk(Box<(Accepted, Arc<Home>, Times)>),
 }
 
 /// A trace that may be accepted. Until it is, nothing of it is to be seen.
-struct Candidate {
+pub(crate) struct Candidate {
     trace: Arc<Trace>,
     payload: Payload,
 }
@@ -65,7 +72,7 @@ struct Candidate {
 impl Shared {
     /// A flow that calls itself without end is stopped here; without a deadline one that calls itself at all, as it could wait
     /// for a slot that it holds.
-    fn check_depth(self: &Arc<Self>, accepted: &Accepted) -> Result<(), EmitError> {
+    fn check_depth(&self, accepted: &Accepted) -> Result<(), EmitError> {
         let Some(parent) = &accepted.parent else {
             return Ok(());
         };
@@ -74,7 +81,7 @@ impl Shared {
         }
         let mut callers = std::iter::successors(Some(parent), |caller| caller.parent.as_ref());
         let bound = accepted.deadline.or(self.limits.default_deadline);
-        if bound.is_none() && callers.any(|caller| Arc::ptr_eq(&caller.shared, self)) {
+        if bound.is_none() && callers.any(|caller| std::ptr::eq(&**caller.shared(), self)) {
             return Err(EmitError::CallsItself);
         }
         Ok(())
@@ -87,46 +94,45 @@ impl Shared {
         Ok(())
     }
 
-    /// Accepts an envelope once there is room. Cancel-safe: dropped means not accepted.
-    pub(crate) async fn emit(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
-        let deadline = self.deadline_of(&accepted)?;
+    /// Accepts an envelope if that needs no wait. A `patient` one, which would wait, lets those go first who do.
+    pub(super) fn try_emit(
+        &self,
+        accepted: Accepted,
+        home: Arc<Home>,
+        patient: bool,
+    ) -> Result<Tried, EmitError> {
+        self.check_open()?;
+        let times = self.times_of(&accepted)?;
         match &self.durable {
             None => {}
-            // Large, and it waits for the disk anyway.
-            Some(Ok(durable)) => {
-                return Box::pin(self.emit_durable(durable, accepted, deadline)).await;
-            }
+            Some(Ok(_)) => return Ok(Tried::Later(Later::Disk(Box::new((accepted, home, times))))),
             Some(Err(why)) => return Err(EmitError::Store(why.clone())),
         }
-        let mut candidate = self.candidate(accepted, deadline);
+        let (trace, payload) = self.birth(accepted, home, times, None);
+        let candidate = Candidate { trace, payload };
         // Where others wait for a place already, one is not looked for twice.
         let mut ingress = self.plan.ingress.iter();
-        if !ingress.any(|node| self.node(*node).has_line()) {
-            match self.accept_now(candidate)? {
-                Tried::Accepted(reader) => return Ok(reader),
-                Tried::Later(later) => candidate = later,
-            }
+        if patient && ingress.any(|node| self.node(*node).has_line()) {
+            return Ok(Tried::Later(Later::Place(candidate)));
         }
-        self.accept_later(candidate).await
+        self.accept_now(candidate)
     }
 
-    /// Accepts an envelope if there is room now.
-    pub(crate) fn emit_nowait(self: &Arc<Self>, accepted: Accepted) -> Result<Reader, EmitError> {
-        self.check_open()?;
-        let deadline = self.deadline_of(&accepted)?;
-        if self.durable.is_some() {
-            return Err(EmitError::Store(
-                "a durable flow accepts by emit, which waits for the store".to_owned(),
-            ));
-        }
-        match self.accept_now(self.candidate(accepted, deadline))? {
-            Tried::Accepted(reader) => Ok(reader),
-            Tried::Later(_) => Err(EmitError::Full),
+    /// Accepts an envelope once what it waits for is there. Cancel-safe: dropped means not accepted.
+    pub(super) async fn emit_later(&self, later: Later) -> Result<Reader, EmitError> {
+        match (later, &self.durable) {
+            (Later::Place(candidate), _) => self.accept_later(candidate).await,
+            (Later::Disk(waiting), Some(Ok(durable))) => {
+                let (accepted, home, times) = *waiting;
+                // Large, and it waits for the disk anyway.
+                Box::pin(self.emit_durable(durable, accepted, home, times)).await
+            }
+            (Later::Disk(_), _) => Err(EmitError::Stopped),
         }
     }
 
     /// When it came, and until when it has to be done.
-    fn deadline_of(self: &Arc<Self>, accepted: &Accepted) -> Result<Times, EmitError> {
+    fn times_of(&self, accepted: &Accepted) -> Result<Times, EmitError> {
         self.check_depth(accepted)?;
         let budget = accepted.deadline.or(self.limits.default_deadline);
         if budget.is_some_and(|budget| budget.is_zero()) {
@@ -139,27 +145,20 @@ impl Shared {
         })
     }
 
-    fn candidate(self: &Arc<Self>, accepted: Accepted, times: Times) -> Candidate {
-        let row = self.row(&accepted.headers.tenant);
-        let (trace, payload) = self.birth(accepted, row, times, None);
-        Candidate { trace, payload }
-    }
-
     /// Accepts a trace if there is room for it, and a place at each ingress.
     fn accept_now(&self, candidate: Candidate) -> Result<Tried, EmitError> {
         if !self.room.try_take() {
-            return Ok(Tried::Later(candidate));
+            return Ok(Tried::Later(Later::Place(candidate)));
         }
         let entry = Entry(Some(self));
-        self.check_open()?;
         let tried = if let [node] = *self.plan.ingress.as_slice() {
             self.enter_one(node, candidate)?
         } else {
-            let mut places = Places::new(self, candidate.trace.tenant.clone());
+            let mut places = Places::new(self, candidate.trace.tenant.ix);
             if places.try_hold() {
                 Tried::Accepted(self.enter_all(candidate, places)?)
             } else {
-                Tried::Later(candidate)
+                Tried::Later(Later::Place(candidate))
             }
         };
         if let Tried::Accepted(_) = tried {
@@ -170,15 +169,14 @@ impl Shared {
 
     /// Accepts a trace once there is room.
     async fn accept_later(&self, candidate: Candidate) -> Result<Reader, EmitError> {
-        let (id, deadline) = (candidate.trace.id, candidate.trace.deadline);
-        if self.index.get(id).is_some() {
-            return Err(EmitError::TraceInUse(id));
+        let Candidate { trace, payload } = candidate;
+        if self.index.get(trace.id).is_some() {
+            return Err(EmitError::TraceInUse(trace.id));
         }
         // First what the tenant has for itself: who waits for that takes nothing that all have in common.
-        let places = self.places(candidate.trace.tenant.clone());
-        let places = within(self, deadline, places).await??;
-        let entry = self.enter(deadline).await?;
-        let reader = self.enter_all(candidate, places)?;
+        let places = within(self, trace.deadline, self.places(&trace)).await??;
+        let entry = self.enter(trace.deadline).await?;
+        let reader = self.enter_all(Candidate { trace, payload }, places)?;
         entry.keep();
         Ok(reader)
     }
@@ -206,7 +204,7 @@ impl Shared {
         freed.wake();
         entered?;
         if let Some(payload) = payload {
-            return Ok(Tried::Later(Candidate { trace, payload }));
+            return Ok(Tried::Later(Later::Place(Candidate { trace, payload })));
         }
         self.ring(&trace);
         self.stage_of(node).schedule();
@@ -269,9 +267,9 @@ impl Shared {
     }
 
     pub(super) fn birth(
-        self: &Arc<Self>,
+        &self,
         accepted: Accepted,
-        tenant: Arc<Row>,
+        home: Arc<Home>,
         times: Times,
         book: Option<Arc<Book>>,
     ) -> (Arc<Trace>, Payload) {
@@ -279,7 +277,7 @@ impl Shared {
         let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
         let birth = Birth {
             id: accepted.trace_id,
-            tenant,
+            home,
             headers: accepted.headers,
             meta: accepted.meta,
             deadline: times.deadline,
@@ -289,32 +287,28 @@ impl Shared {
             pending: u32::try_from(self.plan.ingress.len()).unwrap_or(u32::MAX),
             book,
         };
-        (Arc::new(Trace::new(birth, self.clone())), accepted.payload)
-    }
-
-    /// The row of a tenant.
-    pub(super) fn row(&self, tenant: &Tenant) -> Arc<Row> {
-        let label = |tenant: &Tenant| self.metrics.label(tenant);
-        self.tenants.enter(tenant, label)
+        (Arc::new(Trace::new(birth)), accepted.payload)
     }
 
     /// Waits for a place at every ingress, one after the other and always in the same order.
-    pub(super) async fn places(&self, row: Arc<Row>) -> Result<Places<'_>, EmitError> {
-        let tenant = row.ix;
-        let mut places = Places::new(self, row);
+    pub(super) async fn places(&self, trace: &Arc<Trace>) -> Result<Places<'_>, EmitError> {
+        let tenant = trace.tenant.ix;
+        let mut places = Places::new(self, tenant);
         for node in &self.plan.ingress {
             let edge = self.node(*node).ingress.unwrap_or_default();
-            let waiter = self.node(*node).gate(|gate| {
+            let waits = self.node(*node).gate(|gate| {
                 self.check_open()?;
                 let room = gate.reserve(tenant, edge);
-                Ok((!room).then(|| gate.wait(tenant, edge)))
+                if !room {
+                    gate.wait(edge, trace);
+                }
+                Ok(!room)
             })?;
-            if let Some(waiter) = waiter {
+            if waits {
                 let mut line = Line {
                     shared: self,
-                    waiter,
+                    trace,
                     place: (*node, edge),
-                    tenant,
                     done: false,
                 };
                 line.wait().await?;
@@ -352,19 +346,16 @@ fn first(trace: &Arc<Trace>, payload: Payload, edge: u16, step: u64) -> Msg {
 /// A place in a line; leaves it when dropped.
 struct Line<'a> {
     shared: &'a Shared,
-    waiter: Arc<Waiter>,
+    trace: &'a Arc<Trace>,
     place: (NodeIx, u16),
-    tenant: u32,
     done: bool,
 }
 
 impl Line<'_> {
     async fn wait(&mut self) -> Result<(), EmitError> {
-        let grant = poll_fn(|cx| match self.waiter.poll(cx.waker()) {
-            Some(grant) => Poll::Ready(grant),
-            None => Poll::Pending,
-        })
-        .await;
+        let cell = &self.trace.cell;
+        let granted = |cx: &mut Context<'_>| cell.lock().poll_grant(cx.waker());
+        let grant = poll_fn(|cx| granted(cx).map_or(Poll::Pending, Poll::Ready)).await;
         self.done = true;
         match grant {
             Grant::Place => Ok(()),
@@ -378,8 +369,7 @@ impl Drop for Line<'_> {
         if !self.done {
             let (node, edge) = self.place;
             let node = self.shared.node(node);
-            node.gate(|gate| gate.leave(self.tenant, edge, &self.waiter))
-                .wake();
+            node.gate(|gate| gate.leave(edge, self.trace)).wake();
         }
     }
 }
@@ -390,12 +380,13 @@ pub(super) type Payloads = SmallVec<[Payload; 2]>;
 /// Places that are held, given back unless they are filled.
 pub(super) struct Places<'a> {
     shared: &'a Shared,
-    tenant: Arc<Row>,
+    /// Its number, which the trace that is to be held.
+    tenant: u32,
     held: SmallVec<[(NodeIx, u16); 2]>,
 }
 
 impl<'a> Places<'a> {
-    fn new(shared: &'a Shared, tenant: Arc<Row>) -> Self {
+    fn new(shared: &'a Shared, tenant: u32) -> Self {
         Self {
             shared,
             tenant,
@@ -408,7 +399,7 @@ impl<'a> Places<'a> {
         for node in &self.shared.plan.ingress {
             let at = self.shared.node(*node);
             let edge = at.ingress.unwrap_or_default();
-            if !at.gate(|gate| gate.reserve(self.tenant.ix, edge)) {
+            if !at.gate(|gate| gate.reserve(self.tenant, edge)) {
                 return false;
             }
             self.held.push((*node, edge));
@@ -429,7 +420,7 @@ impl<'a> Places<'a> {
         let held = std::mem::take(&mut self.held);
         for ((at, (node, edge)), given) in (0..).zip(held).zip(payloads) {
             let msg = first(trace, given, edge, at);
-            let put = |gate: &mut super::gate::Gate| gate.inbox.put(msg.into());
+            let put = |gate: &mut Gate| gate.inbox.put(msg.into());
             self.shared.node(node).gate(put);
             self.shared.stage_of(node).schedule();
         }
@@ -441,7 +432,7 @@ impl Drop for Places<'_> {
         for (node, edge) in self.held.drain(..) {
             let node = self.shared.node(node);
             let mut freed = Freed::default();
-            node.gate(|gate| gate.release(self.tenant.ix, edge, 1, true, &mut freed));
+            node.gate(|gate| gate.release(self.tenant, edge, 1, true, &mut freed));
             freed.wake();
         }
     }

@@ -3,18 +3,18 @@
 use std::{collections::VecDeque, sync::Arc, task::Waker};
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 
 use super::{
     inbox::{Inbox, Taken},
-    trace::Msg,
+    trace::{Msg, Trace},
 };
 
 /// An inbox together with those who wait outside it to emit.
 pub(crate) struct Gate {
     pub inbox: Inbox<Msg>,
-    /// In order, per tenant; a tenant without any has no entry.
-    waiters: HashMap<u32, VecDeque<Arc<Waiter>>>,
+    /// Traces that are not accepted yet, in order, per tenant; a tenant without any has no entry. What they wait with stands in
+    /// their cells.
+    waiters: HashMap<u32, VecDeque<Arc<Trace>>>,
 }
 
 /// Who is to be told that places were given back: once the gate is free, as being told may take long.
@@ -35,16 +35,6 @@ impl Freed {
     }
 }
 
-/// Somebody who waits for a place.
-#[derive(Default)]
-pub(crate) struct Waiter(Mutex<Waiting>);
-
-#[derive(Default)]
-struct Waiting {
-    granted: Option<Grant>,
-    waker: Option<Waker>,
-}
-
 /// What became of a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grant {
@@ -52,29 +42,6 @@ pub(crate) enum Grant {
     Place,
     /// The flow stops.
     Closed,
-}
-
-impl Waiter {
-    /// Grants it. Returns who is to be woken, once the gate is free.
-    #[must_use]
-    fn grant(&self, grant: Grant) -> Option<Waker> {
-        let mut waiting = self.0.lock();
-        waiting.granted = Some(grant);
-        waiting.waker.take()
-    }
-
-    /// What was granted; else `waker` is woken then.
-    pub(crate) fn poll(&self, waker: &Waker) -> Option<Grant> {
-        let mut waiting = self.0.lock();
-        if waiting.granted.is_none() {
-            waiting.waker = Some(waker.clone());
-        }
-        waiting.granted
-    }
-
-    pub(crate) fn granted(&self) -> Option<Grant> {
-        self.0.lock().granted
-    }
 }
 
 impl From<Msg> for Taken<Msg> {
@@ -107,17 +74,18 @@ impl Gate {
     }
 
     /// Lines up for a place.
-    pub(crate) fn wait(&mut self, tenant: u32, edge: u16) -> Arc<Waiter> {
-        let waiter = Arc::<Waiter>::default();
+    pub(crate) fn wait(&mut self, edge: u16, trace: &Arc<Trace>) {
+        let tenant = trace.tenant.ix;
         let line = self.waiters.entry(tenant).or_default();
-        line.push_back(waiter.clone());
+        line.push_back(trace.clone());
         self.inbox.want(tenant, edge);
-        waiter
     }
 
     /// Leaves the line, or gives the place back that was granted meanwhile.
-    pub(crate) fn leave(&mut self, tenant: u32, edge: u16, waiter: &Arc<Waiter>) -> Freed {
-        match waiter.granted() {
+    pub(crate) fn leave(&mut self, edge: u16, trace: &Arc<Trace>) -> Freed {
+        let tenant = trace.tenant.ix;
+        let granted = trace.cell.lock().granted();
+        match granted {
             Some(Grant::Place) => {
                 let mut freed = Freed::default();
                 self.release(tenant, edge, 1, true, &mut freed);
@@ -126,7 +94,7 @@ impl Gate {
             Some(Grant::Closed) => {}
             None => {
                 if let Some(line) = self.waiters.get_mut(&tenant) {
-                    line.retain(|other| !Arc::ptr_eq(other, waiter));
+                    line.retain(|other| !Arc::ptr_eq(other, trace));
                     if line.is_empty() {
                         self.waiters.remove(&tenant);
                     }
@@ -161,8 +129,8 @@ impl Gate {
             if line.is_empty() {
                 self.waiters.remove(&tenant);
             }
-            if let Some(waiter) = first {
-                freed.granted.extend(waiter.grant(Grant::Place));
+            if let Some(trace) = first {
+                freed.granted.extend(trace.cell.lock().grant(Grant::Place));
             }
         }
     }
@@ -171,8 +139,8 @@ impl Gate {
     pub(crate) fn close(&mut self) -> Freed {
         let mut freed = Freed::default();
         for (_, line) in self.waiters.drain() {
-            for waiter in line {
-                freed.granted.extend(waiter.grant(Grant::Closed));
+            for trace in line {
+                freed.granted.extend(trace.cell.lock().grant(Grant::Closed));
             }
         }
         freed

@@ -14,6 +14,7 @@ mod emit;
 mod fuse;
 mod gate;
 mod here;
+mod home;
 mod inbox;
 mod index;
 mod joins;
@@ -40,7 +41,7 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use volary_kernel::{Name, Tenant, TraceId, task::TaskKind};
 
-use self::{driver::Stage, here::Place, shared::Shared, tenants::Tenants};
+use self::{driver::Stage, here::Place, home::Homes, shared::Shared, tenants::Tenants};
 use crate::{
     config::RunConfig,
     envelope::{Headers, Meta},
@@ -56,6 +57,7 @@ use crate::{
 pub(crate) use self::{
     chunks::poll_chunk,
     control::pause,
+    emit::{Later, Tried},
     here::caller,
     reader::{Keep, Read, Reader},
     trace::{Spot, Trace},
@@ -78,7 +80,10 @@ pub(crate) struct Accepted {
 
 /// A plan that runs. Clones share it; when the last is dropped it stops at once.
 #[derive(Clone)]
-pub(crate) struct Engine(Arc<Handle>);
+pub(crate) struct Engine {
+    handle: Arc<Handle>,
+    homes: Homes,
+}
 
 struct Handle {
     shared: Arc<Shared>,
@@ -137,7 +142,10 @@ impl Engine {
         config
             .supervisor
             .spawn(TaskKind::new("flow-keeper"), keeper);
-        Self(Arc::new(Handle { shared }))
+        Self {
+            handle: Arc::new(Handle { shared }),
+            homes: Homes::default(),
+        }
     }
 
     /// Resolves when what earlier lives of a durable flow left is taken up.
@@ -145,7 +153,7 @@ impl Engine {
     /// # Errors
     /// [`EmitError::Store`] if the flow cannot run, [`EmitError::Stopped`].
     pub(crate) async fn ready(&self) -> Result<(), EmitError> {
-        match &self.0.shared.durable {
+        match &self.handle.shared.durable {
             None => Ok(()),
             Some(Ok(durable)) => durable.ready().await,
             Some(Err(why)) => Err(EmitError::Store(why.clone())),
@@ -157,7 +165,28 @@ impl Engine {
     /// # Errors
     /// When it was not accepted; nothing of it happened.
     pub(crate) async fn emit(&self, accepted: Accepted) -> Result<Reader, EmitError> {
-        self.0.shared.emit(accepted).await
+        match self.try_emit(accepted, true)? {
+            Tried::Accepted(reader) => Ok(reader),
+            Tried::Later(later) => self.emit_later(later).await,
+        }
+    }
+
+    /// The part of [`Engine::emit`] that needs no wait: what does not is spared to be moved into a future.
+    ///
+    /// # Errors
+    /// As `emit`.
+    pub(crate) fn try_emit(&self, accepted: Accepted, patient: bool) -> Result<Tried, EmitError> {
+        let shared = &self.handle.shared;
+        let home = self.homes.of(shared, &accepted.headers.tenant);
+        shared.try_emit(accepted, home, patient)
+    }
+
+    /// The rest of it. Cancel-safe, as `emit`.
+    ///
+    /// # Errors
+    /// As `emit`.
+    pub(crate) async fn emit_later(&self, later: Later) -> Result<Reader, EmitError> {
+        self.handle.shared.emit_later(later).await
     }
 
     /// Accepts an envelope if there is room now.
@@ -165,7 +194,13 @@ impl Engine {
     /// # Errors
     /// When it was not accepted; nothing of it happened.
     pub(crate) fn emit_nowait(&self, accepted: Accepted) -> Result<Reader, EmitError> {
-        self.0.shared.emit_nowait(accepted)
+        match self.try_emit(accepted, false)? {
+            Tried::Accepted(reader) => Ok(reader),
+            Tried::Later(Later::Place(_)) => Err(EmitError::Full),
+            Tried::Later(Later::Disk(_)) => Err(EmitError::Store(
+                "a durable flow accepts by emit, which waits for the store".to_owned(),
+            )),
+        }
     }
 
     /// A reader for a trace. None: unknown, of another tenant, expired, read already, or being read.
@@ -193,26 +228,26 @@ impl Engine {
 
     /// The oldest traces that live.
     pub(crate) fn traces(&self, most: usize) -> Vec<TraceView> {
-        self.0.shared.traces(most)
+        self.handle.shared.traces(most)
     }
 
     /// What waits and runs where.
     pub(crate) fn depths(&self) -> Depths {
-        self.0.shared.depths()
+        self.handle.shared.depths()
     }
 
     /// Nodes that hold their thread for too long, and for how long.
     pub(crate) fn blocked(&self) -> Vec<(Name, Duration)> {
-        self.0.shared.blocked()
+        self.handle.shared.blocked()
     }
 
     /// Stops: accepts nothing, drains for up to `limit`, then ends the rest as dropped.
     pub(crate) async fn stop(&self, limit: Duration) -> StopReport {
-        self.0.shared.stop(limit).await
+        self.handle.shared.stop(limit).await
     }
 
     fn find(&self, trace: TraceId, tenant: &Tenant) -> Option<Arc<Trace>> {
-        let trace = self.0.shared.index.get(trace)?;
+        let trace = self.handle.shared.index.get(trace)?;
         (trace.headers.tenant == *tenant).then_some(trace)
     }
 }

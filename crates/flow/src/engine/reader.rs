@@ -119,8 +119,8 @@ impl Reader {
 
     /// The end was read.
     fn over(&self) {
-        self.trace.shared.index.remove(&self.trace);
-        self.trace.shared.forget_end(&self.trace);
+        self.trace.shared().index.remove(&self.trace);
+        self.trace.shared().forget_end(&self.trace);
     }
 }
 
@@ -168,7 +168,7 @@ impl Drop for Reader {
             cell.outcome.is_some() && !cell.untold
         };
         if ended {
-            self.trace.shared.keep(&self.trace);
+            self.trace.shared().keep(&self.trace);
         }
     }
 }
@@ -184,7 +184,7 @@ pub(crate) fn attach(trace: Arc<Trace>) -> Option<Reader> {
         cell.rare.as_mut().and_then(|rare| rare.expires.take())
     };
     if let Some(expires) = kept {
-        trace.shared.keep_no_more(&trace, expires);
+        trace.shared().keep_no_more(&trace, expires);
     }
     Some(Reader::new(trace))
 }

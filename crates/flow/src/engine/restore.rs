@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Accepted, control, driver::contained, emit::Times, shared::Shared, trace::Trace};
+use super::{
+    Accepted, control, driver::contained, emit::Times, home::Home, shared::Shared, trace::Trace,
+};
 use crate::{
     envelope::{Headers, Meta},
     error::{FlowError, FlowErrorCode},
@@ -39,8 +41,8 @@ impl Shared {
             accepted: now,
             deadline: left.map(|left| now + left),
         };
-        let row = self.row(&accepted.headers.tenant);
-        let (trace, _no_payload) = self.birth(accepted, row, times, Some(book));
+        let home = Home::new(self, &accepted.headers.tenant);
+        let (trace, _no_payload) = self.birth(accepted, home, times, Some(book));
         trace.cell.lock().attached = false;
         trace
     }
@@ -89,7 +91,7 @@ impl Shared {
 
     /// Hands a trace that lives to its ingress. False if the flow is stopping.
     pub(super) async fn take_up(&self, trace: &Arc<Trace>, payload: Payload) -> bool {
-        let Ok(places) = self.places(trace.tenant.clone()).await else {
+        let Ok(places) = self.places(trace).await else {
             return false;
         };
         // One that has ended meanwhile too: it is told of where it is dropped, as of any that ends in a queue.

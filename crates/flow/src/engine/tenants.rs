@@ -13,16 +13,22 @@ const KEPT: usize = 1024;
 /// Names of so many forgotten ones are kept for events that are still to be told.
 const REMEMBERED: usize = 4096;
 
-/// A tenant and its number, which is its own while anybody holds the row.
-#[derive(Debug)]
-pub(crate) struct Row {
-    pub tenant: Tenant,
+/// What stands for a tenant: its own while anybody holds its row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Numbers {
     /// Its number, given on when nobody holds the row.
     pub ix: u32,
     /// Its name in events, never given on.
     pub serial: u32,
     /// What it counts as.
     pub label: TenantLabel,
+}
+
+/// A tenant and what stands for it.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub tenant: Tenant,
+    pub numbers: Numbers,
 }
 
 #[derive(Default)]
@@ -74,13 +80,15 @@ impl Table {
             self.used - 1
         });
         self.serial = self.serial.wrapping_add(1);
-        let (tenant, serial, label) = (tenant.clone(), self.serial, label(tenant));
-        self.names.insert(serial, tenant.clone());
-        let row = Arc::new(Row {
-            tenant,
+        let numbers = Numbers {
             ix,
-            serial,
-            label,
+            serial: self.serial,
+            label: label(tenant),
+        };
+        self.names.insert(numbers.serial, tenant.clone());
+        let row = Arc::new(Row {
+            tenant: tenant.clone(),
+            numbers,
         });
         self.of.insert(row.tenant.clone(), row.clone());
         row
@@ -97,8 +105,8 @@ impl Table {
         of.retain(|_, row| {
             let held = Arc::strong_count(row) > 1;
             if !held {
-                free.push(row.ix);
-                forgotten.push_back(row.serial);
+                free.push(row.numbers.ix);
+                forgotten.push_back(row.numbers.serial);
             }
             held
         });
@@ -129,11 +137,12 @@ mod tests {
         let first = tenants.enter(&tenant(0), |t| metrics.label(t));
         for n in 1..KEPT * 20 {
             let row = tenants.enter(&tenant(n), |t| metrics.label(t));
-            assert!(row.ix == n as u32 || n >= KEPT);
+            assert!(row.numbers.ix == n as u32 || n >= KEPT);
         }
         assert!(tenants.0.read().names.len() <= KEPT + 1 + REMEMBERED);
-        assert_eq!(tenants.name(first.serial), Some(tenant(0)));
-        assert_eq!(tenants.enter(&tenant(0), |t| metrics.label(t)).ix, first.ix);
+        assert_eq!(tenants.name(first.numbers.serial), Some(tenant(0)));
+        let again = tenants.enter(&tenant(0), |t| metrics.label(t));
+        assert_eq!(again.numbers.ix, first.numbers.ix);
         assert!(tenants.0.read().used <= KEPT as u32 + 1);
     }
 }

@@ -12,7 +12,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::Waker,
 };
@@ -21,7 +21,10 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use volary_kernel::{Mono, TraceId};
 
-use super::{driver::discard, durable::Stored, joins::Bucket, shared::Shared, tenants::Row};
+use super::{
+    driver::discard, durable::Stored, gate::Grant, home::Home, joins::Bucket, shared::Shared,
+    tenants::Numbers,
+};
 use crate::{
     envelope::{Headers, Meta},
     graph::plan::{NodeIx, Payload},
@@ -29,11 +32,6 @@ use crate::{
     state::book::Book,
     stream::StreamChunk,
 };
-
-const ENDED: u8 = 1;
-const PAUSED: u8 = 2;
-const TOLD: u8 = 4;
-const FINISH_TOLD: u8 = 8;
 
 /// A message between nodes.
 pub(crate) struct Msg {
@@ -56,7 +54,9 @@ pub(crate) enum Yield {
 /// One request through the flow.
 pub(crate) struct Trace {
     pub id: TraceId,
-    pub tenant: Arc<Row>,
+    /// Of its tenant; its home holds the row.
+    pub tenant: Numbers,
+    home: Arc<Home>,
     pub headers: Headers,
     pub meta: Meta,
     pub deadline: Option<Mono>,
@@ -65,13 +65,18 @@ pub(crate) struct Trace {
     pub depth: u32,
     /// Whose node called it.
     pub parent: Option<Arc<Trace>>,
-    pub shared: Arc<Shared>,
     /// Its records in the store, of a durable flow.
     pub book: Option<Arc<Book>>,
     /// Key of the deadline's timer in the index, as bits.
     pub timer: AtomicU64,
     counts: AtomicU64,
-    flags: AtomicU8,
+    /// Set once, under the lock of the cell.
+    ended: AtomicBool,
+    paused: AtomicBool,
+    /// That it began was told,
+    begin_told: AtomicBool,
+    /// and that nothing is left of it.
+    finish_told: AtomicBool,
     hops: AtomicU32,
     pub cell: Mutex<Cell>,
 }
@@ -87,7 +92,10 @@ pub(crate) struct Cell {
     pub outcome: Option<Outcome>,
     /// The outcome is not on disk yet: nobody learns it.
     pub untold: bool,
+    /// Whom to wake: who reads it, or before that, who waits for a place for it.
     pub reader: Option<Waker>,
+    /// What became of that wait.
+    granted: Option<Grant>,
     /// A reader exists.
     pub attached: bool,
     /// Its end was read, or it expired.
@@ -191,6 +199,26 @@ impl Cell {
         if let Some(at) = self.parked.iter().position(|parked| parked.token == token) {
             self.parked.swap_remove(at);
         }
+    }
+
+    /// Ends the wait for a place. Returns who is to be woken, once the gate is free.
+    pub(crate) fn grant(&mut self, grant: Grant) -> Option<Waker> {
+        self.granted = Some(grant);
+        self.reader.take()
+    }
+
+    /// What was granted.
+    pub(crate) fn granted(&self) -> Option<Grant> {
+        self.granted
+    }
+
+    /// Takes what was granted; else `waker` is woken then.
+    pub(crate) fn poll_grant(&mut self, waker: &Waker) -> Option<Grant> {
+        let granted = self.granted.take();
+        if granted.is_none() {
+            self.reader = Some(waker.clone());
+        }
+        granted
     }
 
     /// Attempts that are under way and not between two polls for the first time.
@@ -303,7 +331,7 @@ impl Drop for Trace {
 /// Who a trace is and when it came.
 pub(crate) struct Birth {
     pub id: TraceId,
-    pub tenant: Arc<Row>,
+    pub home: Arc<Home>,
     pub headers: Headers,
     pub meta: Meta,
     pub deadline: Option<Mono>,
@@ -315,10 +343,11 @@ pub(crate) struct Birth {
 }
 
 impl Trace {
-    pub(crate) fn new(birth: Birth, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(birth: Birth) -> Self {
         Self {
             id: birth.id,
-            tenant: birth.tenant,
+            tenant: birth.home.row.numbers,
+            home: birth.home,
             headers: birth.headers,
             meta: birth.meta,
             deadline: birth.deadline,
@@ -326,10 +355,12 @@ impl Trace {
             depth: birth.depth,
             parent: birth.parent,
             book: birth.book,
-            shared,
             timer: AtomicU64::new(u64::MAX),
             counts: AtomicU64::new(u64::from(birth.pending)),
-            flags: AtomicU8::new(0),
+            ended: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            begin_told: AtomicBool::new(false),
+            finish_told: AtomicBool::new(false),
             hops: AtomicU32::new(0),
             cell: Mutex::new(Cell {
                 attached: true,
@@ -338,38 +369,37 @@ impl Trace {
         }
     }
 
+    /// The flow that it goes through.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.home.shared
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & ENDED != 0
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Whether it may not go on: ended or paused.
     pub(crate) fn is_held(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & (ENDED | PAUSED) != 0
+        self.has_ended() || self.is_paused()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & PAUSED != 0
+        self.paused.load(Ordering::Acquire)
     }
 
     /// Sets or clears the pause; true if that changed something.
     pub(crate) fn set_paused(&self, paused: bool) -> bool {
-        let before = if paused {
-            self.flags.fetch_or(PAUSED, Ordering::AcqRel)
-        } else {
-            self.flags.fetch_and(!PAUSED, Ordering::AcqRel)
-        };
-        (before & PAUSED != 0) != paused
+        self.paused.swap(paused, Ordering::AcqRel) != paused
     }
 
     /// True for the first who asks: it tells that the trace began.
     pub(crate) fn first_to_tell(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & TOLD == 0
-            && self.flags.fetch_or(TOLD, Ordering::Relaxed) & TOLD == 0
+        !self.begin_told.load(Ordering::Relaxed) && !self.begin_told.swap(true, Ordering::Relaxed)
     }
 
     /// True for the first who asks: it tells that nothing of a cancelled trace is left.
     pub(crate) fn first_to_finish(&self) -> bool {
-        self.flags.fetch_or(FINISH_TOLD, Ordering::Relaxed) & FINISH_TOLD == 0
+        !self.finish_told.swap(true, Ordering::Relaxed)
     }
 
     /// Counts an edge that closes a cycle; returns how often that happened.
@@ -427,7 +457,7 @@ impl Trace {
         }
         cell.untold = untold;
         cell.outcome = Some(outcome);
-        self.flags.fetch_or(ENDED, Ordering::AcqRel);
+        self.ended.store(true, Ordering::Release);
         Some(Ending {
             parked: std::mem::take(&mut cell.parked),
             reader: cell.reader.take(),
@@ -466,6 +496,6 @@ impl Trace {
         }
         cell.outcome = Some(outcome);
         cell.attached = false;
-        self.flags.fetch_or(ENDED, Ordering::AcqRel);
+        self.ended.store(true, Ordering::Release);
     }
 }

@@ -15,7 +15,7 @@ use volary_kernel::{Name, SharedClock, Tenant, TraceId};
 
 use super::plan::Payload;
 use crate::{
-    engine::{self, Accepted, Depths, Engine, Keep, Read, Reader, TraceView},
+    engine::{self, Accepted, Depths, Engine, Keep, Read, Reader, TraceView, Tried},
     envelope::Envelope,
     error::EmitError,
     outcome::{CancelReport, Item, Outcome, StopReport},
@@ -162,7 +162,11 @@ impl<In: Send + 'static, Out: Send + 'static> RunningFlow<In, Out> {
     /// # Errors
     /// When it was not accepted; nothing of it happened.
     pub async fn emit(&self, envelope: Envelope<In>) -> Result<TraceHandle<Out>, EmitError> {
-        let reader = self.core.engine.emit(accepted(envelope)).await?;
+        let engine = &self.core.engine;
+        let reader = match engine.try_emit(accepted(envelope), true)? {
+            Tried::Accepted(reader) => reader,
+            Tried::Later(later) => engine.emit_later(later).await?,
+        };
         Ok(TraceHandle::new(reader))
     }
 

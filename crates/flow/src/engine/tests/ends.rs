@@ -266,7 +266,7 @@ async fn abandoned_results_can_be_fetched_for_a_while_and_then_are_gone() {
     clock::sleep(59 * S).await;
     assert!(engine.fetch(id, &tenant).is_some(), "and dropped again");
     clock::sleep(59 * S).await;
-    assert_eq!(engine.0.shared.index.len().0, 1);
+    assert_eq!(engine.handle.shared.index.len().0, 1);
     clock::sleep(2 * S).await;
     assert!(engine.fetch(id, &tenant).is_none());
     assert_empty(&engine);
@@ -286,7 +286,7 @@ async fn abandoned_results_stall_nobody_and_are_bounded() {
     let (values, _) = read(engine.emit(of_tenant("quiet", 7)).await.unwrap()).await;
     assert_eq!(values, [7]);
     settle().await;
-    assert!(engine.0.shared.index.len().0 <= 10);
+    assert!(engine.handle.shared.index.len().0 <= 10);
     clock::sleep(61 * S).await;
     assert_empty(&engine);
 }

@@ -57,7 +57,7 @@ async fn settle() {
 
 /// Nothing of any trace is left anywhere.
 fn assert_empty(engine: &Engine) {
-    let shared = &engine.0.shared;
+    let shared = &engine.handle.shared;
     assert_eq!(shared.index.len(), (0, 0), "traces and deadlines");
     assert_eq!(shared.live(), 0);
     for (node, plan) in shared.nodes.iter().zip(&shared.plan.nodes) {

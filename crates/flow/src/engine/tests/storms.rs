@@ -197,12 +197,12 @@ async fn whatever_is_done_to_traces_each_ends_once_and_nothing_is_left() {
         accepted.extend(task.await.unwrap());
     }
     let rest = async {
-        while engine.0.shared.live() > 0 {
+        while engine.handle.shared.live() > 0 {
             turns(1).await;
         }
     };
     clock::timeout(HANGS, rest).await.expect("all ended");
-    let shared = engine.0.shared.clone();
+    let shared = engine.handle.shared.clone();
     assert!(engine.stop(S).await.is_clean());
     for (node, plan) in shared.nodes.iter().zip(&shared.plan.nodes) {
         let name = &plan.name;
@@ -233,7 +233,7 @@ async fn a_stop_or_the_last_handle_in_the_middle_of_it_all_leaves_nothing() {
     for round in 0..STOPS {
         let told = Arc::new(Told::default());
         let engine = engine(&told);
-        let shared = Arc::downgrade(&engine.0.shared);
+        let shared = Arc::downgrade(&engine.handle.shared);
         let accepted = Arc::new(Mutex::new(Vec::new()));
         let tasks: Vec<_> = (0..6u64)
             .map(|task| {
@@ -291,7 +291,7 @@ async fn when_the_last_handle_is_dropped_every_reader_learns_it_and_the_flow_is_
     for round in 0..STOPS as u64 {
         let told = Arc::new(Told::default());
         let engine = engine(&told);
-        let shared = Arc::downgrade(&engine.0.shared);
+        let shared = Arc::downgrade(&engine.handle.shared);
         let mut readers = Vec::new();
         for n in 0..6 {
             let emitted = engine.emit_nowait(of_tenant("ann", round + n));

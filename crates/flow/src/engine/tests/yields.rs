@@ -73,7 +73,7 @@ async fn a_stream_waits_for_its_reader_and_not_for_one_that_is_gone() {
 }
 
 fn reader_chunks(engine: &Engine, id: volary_kernel::TraceId) -> u32 {
-    let trace = engine.0.shared.index.get(id).unwrap();
+    let trace = engine.handle.shared.index.get(id).unwrap();
     trace.cell.lock().chunks
 }
 
@@ -159,7 +159,7 @@ async fn a_flow_that_calls_itself_without_end_is_refused() {
         accepted.deadline = Some(std::time::Duration::from_secs(60));
         match engine.emit_nowait(accepted) {
             Ok(reader) => {
-                parent = engine.0.shared.index.get(reader.trace_id());
+                parent = engine.handle.shared.index.get(reader.trace_id());
                 readers.push(reader);
             }
             Err(refused) => break refused,
@@ -168,7 +168,7 @@ async fn a_flow_that_calls_itself_without_end_is_refused() {
     assert_eq!(refused, EmitError::TooDeep(16));
     assert_eq!(readers.len(), 17);
     let mut unbounded = envelope(0);
-    unbounded.parent = engine.0.shared.index.get(readers[0].trace_id());
+    unbounded.parent = engine.handle.shared.index.get(readers[0].trace_id());
     let refused = engine.emit_nowait(unbounded).err();
     assert_eq!(refused, Some(EmitError::CallsItself));
 }
