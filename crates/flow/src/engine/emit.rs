@@ -12,7 +12,7 @@ use volary_kernel::{Mono, clock};
 
 use super::{
     Accepted,
-    gate::{Freed, Gate, Grant},
+    gate::{Freed, Grant},
     home::Home,
     reader::Reader,
     shared::Shared,
@@ -120,15 +120,28 @@ impl Shared {
 
     /// Accepts an envelope once what it waits for is there. Cancel-safe: dropped means not accepted.
     pub(super) async fn emit_later(&self, later: Later) -> Result<Reader, EmitError> {
-        match (later, &self.durable) {
-            (Later::Place(candidate), _) => self.accept_later(candidate).await,
+        let Candidate { trace, payload } = match (later, &self.durable) {
+            (Later::Place(candidate), _) => candidate,
             (Later::Disk(waiting), Some(Ok(durable))) => {
                 let (accepted, home, times) = *waiting;
                 // Large, and it waits for the disk anyway.
-                Box::pin(self.emit_durable(durable, accepted, home, times)).await
+                return Box::pin(self.emit_durable(durable, accepted, home, times)).await;
             }
-            (Later::Disk(_), _) => Err(EmitError::Stopped),
-        }
+            (Later::Disk(_), _) => return Err(EmitError::Stopped),
+        };
+        // First what the tenant has for itself: who waits for that takes nothing that all have in common.
+        let places = match trace.deadline {
+            None => self.places(&trace).await?,
+            bound => within(self, bound, self.places(&trace)).await??,
+        };
+        let entry = if self.room.try_take() {
+            Entry(Some(self))
+        } else {
+            self.enter(trace.deadline).await?
+        };
+        let reader = self.enter_all(Candidate { trace, payload }, places)?;
+        entry.keep();
+        Ok(reader)
     }
 
     /// When it came, and until when it has to be done.
@@ -167,20 +180,6 @@ impl Shared {
         Ok(tried)
     }
 
-    /// Accepts a trace once there is room.
-    async fn accept_later(&self, candidate: Candidate) -> Result<Reader, EmitError> {
-        let Candidate { trace, payload } = candidate;
-        if self.index.get(trace.id).is_some() {
-            return Err(EmitError::TraceInUse(trace.id));
-        }
-        // First what the tenant has for itself: who waits for that takes nothing that all have in common.
-        let places = within(self, trace.deadline, self.places(&trace)).await??;
-        let entry = self.enter(trace.deadline).await?;
-        let reader = self.enter_all(Candidate { trace, payload }, places)?;
-        entry.keep();
-        Ok(reader)
-    }
-
     /// Has a trace begin at its only ingress if there is a place: under one lock, as most traces begin like this.
     fn enter_one(&self, node: NodeIx, candidate: Candidate) -> Result<Tried, EmitError> {
         let Candidate { trace, payload } = candidate;
@@ -214,6 +213,13 @@ impl Shared {
     /// Has a trace begin that holds its places.
     fn enter_all(&self, candidate: Candidate, places: Places<'_>) -> Result<Reader, EmitError> {
         let Candidate { trace, payload } = candidate;
+        if let [(node, edge)] = *places.held.as_slice() {
+            self.enlist(&trace)?;
+            self.ring(&trace);
+            places.keep();
+            self.put(node, first(&trace, payload, edge, 0));
+            return Ok(self.accepted(trace));
+        }
         let payloads = places.share(payload);
         self.enlist(&trace)?;
         self.ring(&trace);
@@ -251,6 +257,12 @@ impl Shared {
         let entry = Entry(Some(self));
         self.check_open()?;
         Ok(entry)
+    }
+
+    /// Puts a message where a place is held for it.
+    fn put(&self, node: NodeIx, msg: Msg) {
+        self.node(node).gate(|gate| gate.inbox.put(msg.into()));
+        self.stage_of(node).schedule();
     }
 
     pub(super) fn accepted(&self, trace: Arc<Trace>) -> Reader {
@@ -416,13 +428,16 @@ impl<'a> Places<'a> {
         payloads
     }
 
+    /// They are filled: nothing is to be given back.
+    fn keep(mut self) {
+        self.held.clear();
+    }
+
     pub(super) fn fill(mut self, trace: &Arc<Trace>, payloads: Payloads) {
         let held = std::mem::take(&mut self.held);
         for ((at, (node, edge)), given) in (0..).zip(held).zip(payloads) {
             let msg = first(trace, given, edge, at);
-            let put = |gate: &mut Gate| gate.inbox.put(msg.into());
-            self.shared.node(node).gate(put);
-            self.shared.stage_of(node).schedule();
+            self.shared.put(node, msg);
         }
     }
 }

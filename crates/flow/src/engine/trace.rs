@@ -322,9 +322,12 @@ impl Counts {
 impl Drop for Trace {
     /// What nobody read is dropped by whoever drops the trace last, which may be a task that others need.
     fn drop(&mut self) {
-        let unread = self.cell.get_mut().take_unread();
-        discard(unread.first);
-        discard(unread.more.into_iter().flatten());
+        let cell = self.cell.get_mut();
+        if cell.values + cell.chunks > 0 {
+            let unread = cell.take_unread();
+            discard(unread.first);
+            discard(unread.more.into_iter().flatten());
+        }
     }
 }
 
