@@ -16,7 +16,7 @@ use super::{
     home::Home,
     reader::Reader,
     shared::Shared,
-    trace::{Birth, Msg, Trace},
+    trace::{Msg, Trace},
 };
 use crate::{
     error::EmitError,
@@ -132,12 +132,12 @@ impl Shared {
         // First what the tenant has for itself: who waits for that takes nothing that all have in common.
         let places = match trace.deadline {
             None => self.places(&trace).await?,
-            bound => within(self, bound, self.places(&trace)).await??,
+            bound => Box::pin(within(self, bound, self.places(&trace))).await??,
         };
         let entry = if self.room.try_take() {
             Entry(Some(self))
         } else {
-            self.enter(trace.deadline).await?
+            Box::pin(self.enter(trace.deadline)).await?
         };
         let reader = self.enter_all(Candidate { trace, payload }, places)?;
         entry.keep();
@@ -285,21 +285,9 @@ impl Shared {
         times: Times,
         book: Option<Arc<Book>>,
     ) -> (Arc<Trace>, Payload) {
-        let parent = accepted.parent;
-        let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
-        let birth = Birth {
-            id: accepted.trace_id,
-            home,
-            headers: accepted.headers,
-            meta: accepted.meta,
-            deadline: times.deadline,
-            accepted: times.accepted,
-            depth,
-            parent,
-            pending: u32::try_from(self.plan.ingress.len()).unwrap_or(u32::MAX),
-            book,
-        };
-        (Arc::new(Trace::new(birth)), accepted.payload)
+        let pending = u32::try_from(self.plan.ingress.len()).unwrap_or(u32::MAX);
+        let (trace, payload) = Trace::new(accepted, home, times, pending, book);
+        (Arc::new(trace), payload)
     }
 
     /// Waits for a place at every ingress, one after the other and always in the same order.

@@ -174,6 +174,9 @@ impl<T> Inbox<T> {
     fn insert(&mut self, message: Taken<T>, front: bool) {
         let at = self.open(message.tenant);
         let lane = &mut self.lanes[at];
+        if matches!(lane.queues.as_slice(), [(priority, _)] if *priority == message.priority) {
+            return self.push_at(at, 0, message, front);
+        }
         let found = lane
             .queues
             .iter()

@@ -47,6 +47,11 @@ impl Reader {
         }
     }
 
+    /// The first value that [`Reader::poll_end`] kept.
+    pub(crate) fn into_first(mut self) -> Option<Payload> {
+        self.first.take()
+    }
+
     /// What [`Reader::poll_end`] kept.
     pub(crate) fn into_values(mut self) -> impl Iterator<Item = Payload> {
         let more = std::mem::take(&mut self.more);
@@ -96,18 +101,24 @@ impl Reader {
             return Poll::Ready(end.clone());
         }
         let mut cell = self.trace.cell.lock();
-        let unread = cell.take_unread();
-        let end = end_of(&mut cell, cx);
-        let writers = writers_of(&mut cell);
-        drop(cell);
-        // What is thrown away is dropped outside the lock: its drop is code of a user.
-        match keep {
-            Keep::Nothing => drop(unread),
-            Keep::First => unread.sift(&mut self.first, None),
-            Keep::All => unread.sift(&mut self.first, Some(&mut self.more)),
+        if self.first.is_none() && keep != Keep::Nothing {
+            self.first = cell.take_only();
         }
-        for writer in writers {
-            writer.wake();
+        let others = cell
+            .has_unread()
+            .then(|| (cell.take_unread(), writers_of(&mut cell)));
+        let end = end_of(&mut cell, cx);
+        drop(cell);
+        if let Some((unread, writers)) = others {
+            // What is thrown away is dropped outside the lock: its drop is code of a user.
+            match keep {
+                Keep::Nothing => drop(unread),
+                Keep::First => unread.sift(&mut self.first, None),
+                Keep::All => unread.sift(&mut self.first, Some(&mut self.more)),
+            }
+            for writer in writers {
+                writer.wake();
+            }
         }
         let Some(outcome) = end else {
             return Poll::Pending;

@@ -22,8 +22,8 @@ use smallvec::SmallVec;
 use volary_kernel::{Mono, TraceId};
 
 use super::{
-    driver::discard, durable::Stored, gate::Grant, home::Home, joins::Bucket, shared::Shared,
-    tenants::Numbers,
+    Accepted, driver::discard, durable::Stored, emit::Times, gate::Grant, home::Home,
+    joins::Bucket, shared::Shared, tenants::Numbers,
 };
 use crate::{
     envelope::{Headers, Meta},
@@ -172,6 +172,21 @@ impl Cell {
             Yield::Chunk(_) => self.chunks -= 1,
         }
         Some(item)
+    }
+
+    pub(crate) const fn has_unread(&self) -> bool {
+        self.values + self.chunks > 0
+    }
+
+    /// Takes what is unread if that is one value and nothing else, which most traces yield.
+    pub(crate) fn take_only(&mut self) -> Option<Payload> {
+        if self.values != 1 || self.chunks > 0 {
+            return None;
+        }
+        match self.pop() {
+            Some(Yield::Value(value)) => Some(value),
+            _ => None,
+        }
     }
 
     /// Takes all that is unread.
@@ -323,7 +338,7 @@ impl Drop for Trace {
     /// What nobody read is dropped by whoever drops the trace last, which may be a task that others need.
     fn drop(&mut self) {
         let cell = self.cell.get_mut();
-        if cell.values + cell.chunks > 0 {
+        if cell.has_unread() {
             let unread = cell.take_unread();
             discard(unread.first);
             discard(unread.more.into_iter().flatten());
@@ -331,35 +346,29 @@ impl Drop for Trace {
     }
 }
 
-/// Who a trace is and when it came.
-pub(crate) struct Birth {
-    pub id: TraceId,
-    pub home: Arc<Home>,
-    pub headers: Headers,
-    pub meta: Meta,
-    pub deadline: Option<Mono>,
-    pub accepted: Mono,
-    pub depth: u32,
-    pub parent: Option<Arc<Trace>>,
-    pub pending: u32,
-    pub book: Option<Arc<Book>>,
-}
-
 impl Trace {
-    pub(crate) fn new(birth: Birth) -> Self {
-        Self {
-            id: birth.id,
-            tenant: birth.home.row.numbers,
-            home: birth.home,
-            headers: birth.headers,
-            meta: birth.meta,
-            deadline: birth.deadline,
-            accepted: birth.accepted,
-            depth: birth.depth,
-            parent: birth.parent,
-            book: birth.book,
+    /// A trace with `pending` messages, and what its ingress gets.
+    pub(crate) fn new(
+        accepted: Accepted,
+        home: Arc<Home>,
+        times: Times,
+        pending: u32,
+        book: Option<Arc<Book>>,
+    ) -> (Self, Payload) {
+        let depth = accepted.parent.as_ref();
+        let trace = Self {
+            id: accepted.trace_id,
+            tenant: home.row.numbers,
+            home,
+            headers: accepted.headers,
+            meta: accepted.meta,
+            deadline: times.deadline,
+            accepted: times.accepted,
+            depth: depth.map_or(0, |parent| parent.depth + 1),
+            parent: accepted.parent,
+            book,
             timer: AtomicU64::new(u64::MAX),
-            counts: AtomicU64::new(u64::from(birth.pending)),
+            counts: AtomicU64::new(u64::from(pending)),
             ended: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             begin_told: AtomicBool::new(false),
@@ -369,7 +378,8 @@ impl Trace {
                 attached: true,
                 ..Cell::default()
             }),
-        }
+        };
+        (trace, accepted.payload)
     }
 
     /// The flow that it goes through.

@@ -255,7 +255,7 @@ impl<Out: Send + 'static> TraceHandle<Out> {
     /// How it ended otherwise; [`Outcome::Done`] if it is done without a value.
     pub async fn result(mut self) -> Result<Out, Outcome> {
         let end = poll_fn(|cx| self.reader.poll_end(Keep::First, cx)).await;
-        match (end, self.reader.into_values().next().and_then(typed)) {
+        match (end, self.reader.into_first().and_then(typed)) {
             (Outcome::Done, Some(value)) => Ok(value),
             (other, _) => Err(other),
         }
