@@ -232,12 +232,12 @@ impl Shared {
                 return Err(EmitError::Store(error.to_string()));
             }
         }
-        let payloads = places.share(payload);
+        let payloads = places.share(self, payload);
         self.enlist(&trace)?;
         written.book = None;
         self.ring(&trace);
         reserved.fulfilled(&trace);
-        places.fill(&trace, payloads);
+        places.fill(payloads);
         room.keep();
         Ok(self.accepted(trace))
     }

@@ -3,17 +3,16 @@
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use smallvec::SmallVec;
 use volary_kernel::{Mono, clock};
 
 use super::{
     Accepted,
-    gate::{Freed, Grant},
+    gate::Freed,
     home::Home,
+    places::{Place, Places},
     reader::Reader,
     shared::Shared,
     trace::{Msg, Trace},
@@ -129,19 +128,32 @@ impl Shared {
             }
             (Later::Disk(_), _) => return Err(EmitError::Stopped),
         };
-        // First what the tenant has for itself: who waits for that takes nothing that all have in common.
-        let places = match trace.deadline {
-            None => self.places(&trace).await?,
-            bound => Box::pin(within(self, bound, self.places(&trace))).await??,
+        let node = match (self.plan.ingress.as_slice(), trace.deadline) {
+            ([node], None) => *node,
+            _ => return Box::pin(self.enter_later(trace, payload)).await,
         };
-        let entry = if self.room.try_take() {
-            Entry(Some(self))
-        } else {
-            Box::pin(self.enter(trace.deadline)).await?
+        // As `enter_later`, for the most who wait; what is small here is not moved about in every caller's future.
+        let mut place = Place::ask(self, &trace, node)?;
+        poll_fn(|cx| place.poll(cx)).await?;
+        let entry = match self.try_enter() {
+            Some(entry) => entry,
+            None => Box::pin(self.enter(None)).await?,
         };
-        let reader = self.enter_all(Candidate { trace, payload }, places)?;
+        self.enlist(&trace)?;
+        self.ring(&trace);
+        place.fill(payload, 0);
         entry.keep();
-        Ok(reader)
+        Ok(self.accepted(trace))
+    }
+
+    /// Accepts a trace once there is a place at every ingress, and room for it.
+    async fn enter_later(&self, trace: Arc<Trace>, payload: Payload) -> Result<Reader, EmitError> {
+        // First what the tenant has for itself: who waits for that takes nothing that all have in common.
+        let places = within(self, trace.deadline, self.places(&trace)).await??;
+        let entry = self.enter(trace.deadline).await?;
+        self.enter_all(&trace, payload, places)?;
+        entry.keep();
+        Ok(self.accepted(trace))
     }
 
     /// When it came, and until when it has to be done.
@@ -160,19 +172,18 @@ impl Shared {
 
     /// Accepts a trace if there is room for it, and a place at each ingress.
     fn accept_now(&self, candidate: Candidate) -> Result<Tried, EmitError> {
-        if !self.room.try_take() {
+        let Some(entry) = self.try_enter() else {
             return Ok(Tried::Later(Later::Place(candidate)));
-        }
-        let entry = Entry(Some(self));
+        };
         let tried = if let [node] = *self.plan.ingress.as_slice() {
             self.enter_one(node, candidate)?
         } else {
-            let mut places = Places::new(self, candidate.trace.tenant.ix);
-            if places.try_hold() {
-                Tried::Accepted(self.enter_all(candidate, places)?)
-            } else {
-                Tried::Later(Later::Place(candidate))
-            }
+            let Candidate { trace, payload } = candidate;
+            let Some(places) = Places::take(self, &trace) else {
+                return Ok(Tried::Later(Later::Place(Candidate { trace, payload })));
+            };
+            self.enter_all(&trace, payload, places)?;
+            Tried::Accepted(self.accepted(trace))
         };
         if let Tried::Accepted(_) = tried {
             entry.keep();
@@ -211,20 +222,17 @@ impl Shared {
     }
 
     /// Has a trace begin that holds its places.
-    fn enter_all(&self, candidate: Candidate, places: Places<'_>) -> Result<Reader, EmitError> {
-        let Candidate { trace, payload } = candidate;
-        if let [(node, edge)] = *places.held.as_slice() {
-            self.enlist(&trace)?;
-            self.ring(&trace);
-            places.keep();
-            self.put(node, first(&trace, payload, edge, 0));
-            return Ok(self.accepted(trace));
-        }
-        let payloads = places.share(payload);
-        self.enlist(&trace)?;
-        self.ring(&trace);
-        places.fill(&trace, payloads);
-        Ok(self.accepted(trace))
+    fn enter_all(
+        &self,
+        trace: &Arc<Trace>,
+        payload: Payload,
+        places: Places<'_>,
+    ) -> Result<(), EmitError> {
+        let payloads = places.share(self, payload);
+        self.enlist(trace)?;
+        self.ring(trace);
+        places.fill(payloads);
+        Ok(())
     }
 
     /// Puts a trace into the index: from here on it is to be seen. Either the flow is not closed yet, and whoever closes it
@@ -246,23 +254,23 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes room for one more trace, if there is some.
+    fn try_enter(&self) -> Option<Entry<'_>> {
+        self.room.try_take().then(|| Entry(Some(self)))
+    }
+
     /// Waits for room for one more trace.
     pub(super) async fn enter(&self, deadline: Option<Mono>) -> Result<Entry<'_>, EmitError> {
-        if !self.room.try_take() {
-            self.check_open()?;
-            if !within(self, deadline, self.room.take()).await? {
-                return Err(EmitError::Stopped);
-            }
+        if let Some(entry) = self.try_enter() {
+            return Ok(entry);
+        }
+        self.check_open()?;
+        if !within(self, deadline, self.room.take()).await? {
+            return Err(EmitError::Stopped);
         }
         let entry = Entry(Some(self));
         self.check_open()?;
         Ok(entry)
-    }
-
-    /// Puts a message where a place is held for it.
-    fn put(&self, node: NodeIx, msg: Msg) {
-        self.node(node).gate(|gate| gate.inbox.put(msg.into()));
-        self.stage_of(node).schedule();
     }
 
     pub(super) fn accepted(&self, trace: Arc<Trace>) -> Reader {
@@ -289,34 +297,6 @@ impl Shared {
         let (trace, payload) = Trace::new(accepted, home, times, pending, book);
         (Arc::new(trace), payload)
     }
-
-    /// Waits for a place at every ingress, one after the other and always in the same order.
-    pub(super) async fn places(&self, trace: &Arc<Trace>) -> Result<Places<'_>, EmitError> {
-        let tenant = trace.tenant.ix;
-        let mut places = Places::new(self, tenant);
-        for node in &self.plan.ingress {
-            let edge = self.node(*node).ingress.unwrap_or_default();
-            let waits = self.node(*node).gate(|gate| {
-                self.check_open()?;
-                let room = gate.reserve(tenant, edge);
-                if !room {
-                    gate.wait(edge, trace);
-                }
-                Ok(!room)
-            })?;
-            if waits {
-                let mut line = Line {
-                    shared: self,
-                    trace,
-                    place: (*node, edge),
-                    done: false,
-                };
-                line.wait().await?;
-            }
-            places.held.push((*node, edge));
-        }
-        Ok(places)
-    }
 }
 
 pub(super) async fn within<T>(
@@ -340,103 +320,5 @@ fn first(trace: &Arc<Trace>, payload: Payload, edge: u16, step: u64) -> Msg {
         step,
         attempts: 0,
         edge,
-    }
-}
-
-/// A place in a line; leaves it when dropped.
-struct Line<'a> {
-    shared: &'a Shared,
-    trace: &'a Arc<Trace>,
-    place: (NodeIx, u16),
-    done: bool,
-}
-
-impl Line<'_> {
-    async fn wait(&mut self) -> Result<(), EmitError> {
-        let cell = &self.trace.cell;
-        let granted = |cx: &mut Context<'_>| cell.lock().poll_grant(cx.waker());
-        let grant = poll_fn(|cx| granted(cx).map_or(Poll::Pending, Poll::Ready)).await;
-        self.done = true;
-        match grant {
-            Grant::Place => Ok(()),
-            Grant::Closed => Err(EmitError::Stopped),
-        }
-    }
-}
-
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            let (node, edge) = self.place;
-            let node = self.shared.node(node);
-            node.gate(|gate| gate.leave(edge, self.trace)).wake();
-        }
-    }
-}
-
-/// What each ingress gets.
-pub(super) type Payloads = SmallVec<[Payload; 2]>;
-
-/// Places that are held, given back unless they are filled.
-pub(super) struct Places<'a> {
-    shared: &'a Shared,
-    /// Its number, which the trace that is to be held.
-    tenant: u32,
-    held: SmallVec<[(NodeIx, u16); 2]>,
-}
-
-impl<'a> Places<'a> {
-    fn new(shared: &'a Shared, tenant: u32) -> Self {
-        Self {
-            shared,
-            tenant,
-            held: SmallVec::new(),
-        }
-    }
-
-    /// Takes a place at every ingress, if each has one now.
-    fn try_hold(&mut self) -> bool {
-        for node in &self.shared.plan.ingress {
-            let at = self.shared.node(*node);
-            let edge = at.ingress.unwrap_or_default();
-            if !at.gate(|gate| gate.reserve(self.tenant, edge)) {
-                return false;
-            }
-            self.held.push((*node, edge));
-        }
-        true
-    }
-
-    /// What each place gets. A clone is code of the user, and may panic: to be made before the trace is to be seen.
-    pub(super) fn share(&self, payload: Payload) -> Payloads {
-        let others = self.held.len().saturating_sub(1);
-        let clone = |_| (self.shared.plan.clone_input)(&payload);
-        let mut payloads: Payloads = (0..others).map(clone).collect();
-        payloads.push(payload);
-        payloads
-    }
-
-    /// They are filled: nothing is to be given back.
-    fn keep(mut self) {
-        self.held.clear();
-    }
-
-    pub(super) fn fill(mut self, trace: &Arc<Trace>, payloads: Payloads) {
-        let held = std::mem::take(&mut self.held);
-        for ((at, (node, edge)), given) in (0..).zip(held).zip(payloads) {
-            let msg = first(trace, given, edge, at);
-            self.shared.put(node, msg);
-        }
-    }
-}
-
-impl Drop for Places<'_> {
-    fn drop(&mut self) {
-        for (node, edge) in self.held.drain(..) {
-            let node = self.shared.node(node);
-            let mut freed = Freed::default();
-            node.gate(|gate| gate.release(self.tenant, edge, 1, true, &mut freed));
-            freed.wake();
-        }
     }
 }

@@ -22,6 +22,7 @@ mod keeper;
 mod opener;
 mod pauses;
 mod pen;
+mod places;
 mod reader;
 mod restore;
 mod results;
