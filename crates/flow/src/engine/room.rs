@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
 /// A bounded count. Taking and giving are an atomic each while nobody waits; who waits is served in order.
 pub(crate) struct Room {
-    free: AtomicUsize,
+    /// By itself: it changes with each trace, on whatever core.
+    free: CachePadded<AtomicUsize>,
     waiting: AtomicUsize,
     closed: AtomicBool,
     line: Notify,
@@ -26,7 +28,7 @@ impl Drop for Waiting<'_> {
 impl Room {
     pub(crate) fn new(places: usize) -> Self {
         Self {
-            free: AtomicUsize::new(places),
+            free: CachePadded::new(AtomicUsize::new(places)),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             line: Notify::new(),

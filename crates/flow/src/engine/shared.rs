@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crossbeam_utils::CachePadded;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -39,13 +40,19 @@ use crate::{
     outcome::Outcome,
 };
 
-/// A node, as others see it.
-pub(crate) struct NodeShared {
+/// The gate of a node, and what is to be seen of it without its lock.
+struct Door {
     gate: Mutex<Gate>,
     /// Messages wait at the gate.
     queued: AtomicBool,
     /// Somebody waits for a place at it, to emit.
     line: AtomicBool,
+}
+
+/// A node, as others see it.
+pub(crate) struct NodeShared {
+    /// By itself: all others of a node are only read while it runs, by all cores.
+    door: CachePadded<Door>,
     /// Which stage runs it, and as which of its nodes.
     pub stage: usize,
     pub local: u16,
@@ -65,28 +72,29 @@ pub(crate) struct NodeShared {
 impl NodeShared {
     /// Works at the gate.
     pub(crate) fn gate<R>(&self, work: impl FnOnce(&mut Gate) -> R) -> R {
-        let mut gate = self.gate.lock();
+        let door = &*self.door;
+        let mut gate = door.gate.lock();
         let done = work(&mut gate);
         // Both change only here, under the lock: what is as it was need not be written.
         let queued = gate.inbox.len() > 0;
-        if queued != self.queued.load(Ordering::Relaxed) {
-            self.queued.store(queued, Ordering::SeqCst);
+        if queued != door.queued.load(Ordering::Relaxed) {
+            door.queued.store(queued, Ordering::SeqCst);
         }
         let line = gate.has_line();
-        if line != self.line.load(Ordering::Relaxed) {
-            self.line.store(line, Ordering::Relaxed);
+        if line != door.line.load(Ordering::Relaxed) {
+            door.line.store(line, Ordering::Relaxed);
         }
         done
     }
 
     /// Whether somebody waits for a place, of whatever tenant. A hint.
     pub(crate) fn has_line(&self) -> bool {
-        self.line.load(Ordering::Relaxed)
+        self.door.line.load(Ordering::Relaxed)
     }
 
     /// Whether messages wait at the gate, those of blocked tenants too.
     pub(crate) fn has_queued(&self) -> bool {
-        self.queued.load(Ordering::SeqCst)
+        self.door.queued.load(Ordering::SeqCst)
     }
 }
 
@@ -114,8 +122,8 @@ pub(crate) enum Signal {
 #[derive(Default)]
 pub(crate) struct StageShared {
     pub waker: AtomicWaker,
-    /// It runs or is going to.
-    pub scheduled: AtomicBool,
+    /// It runs or is going to. By itself: whoever emits reads it, while the stage writes all else here with each attempt.
+    pub scheduled: CachePadded<AtomicBool>,
     pub signals: Mutex<Vec<Signal>>,
     /// Since when it runs the node it runs, in nanoseconds; 0 when it rests.
     pub busy_since: AtomicU64,
@@ -526,9 +534,11 @@ fn resolve(plan: &Plan, groups: &[fuse::Group]) -> Vec<NodeShared> {
         };
         let (stage, local) = places[at];
         nodes.push(NodeShared {
-            gate: Mutex::new(Gate::new(Inbox::new(bounds[at].iter().copied()))),
-            queued: AtomicBool::new(false),
-            line: AtomicBool::new(false),
+            door: CachePadded::new(Door {
+                gate: Mutex::new(Gate::new(Inbox::new(bounds[at].iter().copied()))),
+                queued: AtomicBool::new(false),
+                line: AtomicBool::new(false),
+            }),
             stage,
             local,
             ways_in: ways_in[at].clone(),
