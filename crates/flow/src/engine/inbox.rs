@@ -92,15 +92,23 @@ impl<T> Inbox<T> {
             .map_or(0, |lane| self.lanes[lane].held[usize::from(edge)] as usize)
     }
 
+    #[inline]
     fn lane(&self, tenant: u32) -> Option<usize> {
         let lane = *self.of.get(tenant as usize)?;
         (lane != NONE).then_some(lane as usize)
     }
 
+    /// The lane of a tenant.
+    #[inline]
     fn open(&mut self, tenant: u32) -> usize {
-        if let Some(lane) = self.lane(tenant) {
-            return lane;
+        match self.lane(tenant) {
+            Some(lane) => lane,
+            None => self.open_new(tenant),
         }
+    }
+
+    #[inline(never)]
+    fn open_new(&mut self, tenant: u32) -> usize {
         let at = tenant as usize;
         if self.of.len() <= at {
             self.of.resize(at + 1, NONE);
@@ -161,6 +169,20 @@ impl<T> Inbox<T> {
         self.lanes[at].held[usize::from(edge)] += 1;
     }
 
+    /// Takes a place and adds a message to it; gives it back if there is none.
+    #[inline]
+    pub(crate) fn offer(&mut self, message: Taken<T>) -> Result<(), Taken<T>> {
+        let at = self.open(message.tenant);
+        let edge = usize::from(message.edge);
+        let held = &mut self.lanes[at].held[edge];
+        if *held as usize >= self.bounds[edge] {
+            return Err(message);
+        }
+        *held += 1;
+        self.insert_at(at, message, false);
+        Ok(())
+    }
+
     /// Adds a message whose place is taken.
     pub(crate) fn put(&mut self, message: Taken<T>) {
         self.insert(message, false);
@@ -173,10 +195,20 @@ impl<T> Inbox<T> {
 
     fn insert(&mut self, message: Taken<T>, front: bool) {
         let at = self.open(message.tenant);
+        self.insert_at(at, message, front);
+    }
+
+    #[inline]
+    fn insert_at(&mut self, at: usize, message: Taken<T>, front: bool) {
         let lane = &mut self.lanes[at];
         if matches!(lane.queues.as_slice(), [(priority, _)] if *priority == message.priority) {
             return self.push_at(at, 0, message, front);
         }
+        self.insert_by_priority(at, message, front);
+    }
+
+    fn insert_by_priority(&mut self, at: usize, message: Taken<T>, front: bool) {
+        let lane = &mut self.lanes[at];
         let found = lane
             .queues
             .iter()
@@ -228,9 +260,8 @@ impl<T> Inbox<T> {
 
     /// Takes the next message: of the next tenant, its highest priority, the oldest. Its place stays held.
     pub(crate) fn take(&mut self) -> Option<Taken<T>> {
-        let at = self.ring.pop_front()?;
+        let at = *self.ring.front()?;
         let lane = &mut self.lanes[at as usize];
-        lane.in_ring = false;
         let full = lane.queues.iter_mut().find(|(_, queue)| !queue.is_empty());
         let (priority, queue) = full?;
         let (edge, item) = queue.pop_front()?;
@@ -245,7 +276,12 @@ impl<T> Inbox<T> {
         if lane.queues.len() > 1 {
             lane.queues.retain(|(_, queue)| !queue.is_empty());
         }
-        self.enter_ring(at as usize, false);
+        if lane.len == 0 {
+            lane.in_ring = false;
+            self.ring.pop_front();
+        } else if self.ring.len() > 1 {
+            self.ring.rotate_left(1);
+        }
         Some(taken)
     }
 
@@ -348,6 +384,18 @@ mod tests {
             assert!(push(&mut inbox, tenant, priority, item));
         }
         assert_eq!(all(&mut inbox), [3, 9, 2, 4, 1]);
+    }
+
+    #[test]
+    fn what_is_offered_gets_a_place_or_comes_back() {
+        let mut inbox = Inbox::new([2]);
+        assert!(inbox.offer(message(0, 0, 1)).is_ok());
+        assert!(inbox.offer(message(0, 9, 2)).is_ok());
+        let full = inbox.offer(message(0, 0, 3)).unwrap_err();
+        assert_eq!((full.item, inbox.held(0, 0), inbox.len()), (3, 2, 2));
+        assert!(inbox.offer(message(1, 0, 4)).is_ok());
+        assert_eq!(all(&mut inbox), [2, 4, 1]);
+        assert!(inbox.is_at_rest());
     }
 
     #[test]

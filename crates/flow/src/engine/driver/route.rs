@@ -378,12 +378,10 @@ impl Stage {
         };
         let tenant = msg.trace.tenant.ix;
         self.shared.node(to).gate(|gate| {
-            if !gate.inbox.reserve(tenant, edge) {
+            gate.inbox.offer(msg.into()).map_err(|full| {
                 gate.inbox.want(tenant, edge);
-                return Err(msg);
-            }
-            gate.inbox.put(msg.into());
-            Ok(())
+                full.item
+            })
         })?;
         let stage = self.shared.stage_of(to);
         if !Arc::ptr_eq(stage, &self.me) {
