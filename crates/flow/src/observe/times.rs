@@ -12,11 +12,10 @@ const SHORT: Duration = Duration::from_micros(5);
 /// and the shortest of so many otherwise: the thread may be taken away between two readings.
 const READINGS: usize = 8;
 
-/// One moment on both clocks.
+/// How the clocks stand to each other: the wall-clock time at which the monotonic one would have been at zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Times {
-    wall: Timestamp,
-    mono: Mono,
+    zero: Timestamp,
 }
 
 impl Times {
@@ -40,24 +39,22 @@ impl Times {
         let wall = clock.wall();
         let took = clock.mono() - before;
         let mono = before + took / 2;
-        (took, Self { wall, mono })
+        let zero = wall - (mono - Mono::default());
+        (took, Self { zero })
     }
 
-    /// The same moment, or one of now if the wall clock was set or has drifted away.
+    /// The same, or as they stand now if the wall clock was set or has drifted away.
     pub(super) fn renewed(self, clock: &SharedClock) -> Self {
         let fresh = Self::read(clock);
-        let expected = self.wall(fresh.mono);
-        let apart = fresh.wall.since(expected).max(expected.since(fresh.wall));
+        let apart = fresh.zero.since(self.zero).max(self.zero.since(fresh.zero));
         if apart > APART { fresh } else { self }
     }
 
     /// The wall-clock time of a moment.
+    #[inline]
     pub(super) fn wall(self, at: Mono) -> Timestamp {
-        if at <= self.mono {
-            self.wall - (self.mono - at)
-        } else {
-            self.wall + (at - self.mono)
-        }
+        let micros = (at.as_nanos() / 1_000).cast_signed();
+        Timestamp::from_micros(self.zero.as_micros().saturating_add(micros))
     }
 }
 
