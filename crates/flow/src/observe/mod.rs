@@ -12,6 +12,7 @@ mod record;
 pub(crate) mod tap;
 mod times;
 pub mod trace_context;
+mod window;
 
 pub use event::{FlowEvent, FlowEventKind};
 pub use log::{LOG_TARGET, LogFlowEvents, log_flow_events};

@@ -142,6 +142,19 @@ impl Kind {
 pub(crate) type Told<'a> = &'a mut dyn FnMut(Option<NodeIx>, u32, Mono, FlowEventKind);
 
 impl Record {
+    /// Is left where one was taken away.
+    pub(super) const NONE: Self = Self {
+        id: [0; 2],
+        tenant: 0,
+        hops: 0,
+        body: Body::Event {
+            node: NO_NODE,
+            attempt: 0,
+            at: Mono::from_nanos(0),
+            kind: Kind::TraceStart,
+        },
+    };
+
     #[inline]
     fn of(tag: &TraceTag, body: Body) -> Self {
         let id = u128::from_be_bytes(tag.id.to_bytes());
@@ -260,7 +273,7 @@ impl Record {
     }
 
     /// Where it stands among records of one time: rounds, then the way through the graph.
-    fn order(&self, chains: &[Vec<NodeIx>], ranks: &[u16]) -> (u16, u16) {
+    pub(super) fn order(&self, chains: &[Vec<NodeIx>], ranks: &[u16]) -> (u16, u16) {
         let node_rank = |node: Option<&NodeIx>| {
             node.and_then(|node| ranks.get(usize::from(*node)))
                 .map_or(RANK_FIRST, |rank| rank.saturating_add(RANK_NODE))
@@ -302,77 +315,4 @@ fn nodes_of<'a>(nodes: impl Iterator<Item = &'a NodeIx>, run: &ChainRun, told: T
         let success = FlowEventKind::NodeSuccess { latency };
         told(Some(*node), 1, run.ended, success);
     }
-}
-
-/// Puts records of several stages into the order of each trace.
-///
-/// A stage hands its records over at the end of a wake, so what one node caused at another may arrive first. Records
-/// therefore wait one round, and are then told by time, rounds over cycles, and place in the graph. A stage that hands
-/// over later than a round (its node held the thread) is told late.
-#[derive(Debug, Default)]
-pub(crate) struct Window {
-    held: Vec<Record>,
-    seen: Mono,
-}
-
-impl Window {
-    /// Takes in what arrived and leaves in `fresh` what is to be told now; all of it if `all`, or if nothing arrived.
-    pub(crate) fn round(
-        &mut self,
-        fresh: &mut Vec<Record>,
-        all: bool,
-        chains: &[Vec<NodeIx>],
-        ranks: &[u16],
-    ) {
-        let all = all || fresh.is_empty();
-        let cut = self.seen;
-        self.seen = fresh.iter().map(Record::at).fold(cut, Mono::max);
-        self.held.append(fresh);
-        // What one stage hands over is in order but for few, and most times differ: a stable sort has little to do.
-        self.held.sort_by(|a, b| {
-            let order = |record: &Record| record.order(chains, ranks);
-            a.at().cmp(&b.at()).then_with(|| order(a).cmp(&order(b)))
-        });
-        let until = if all {
-            self.held.len()
-        } else {
-            self.held.partition_point(|record| record.at() <= cut)
-        };
-        fresh.extend(self.held.drain(..until));
-    }
-
-    /// Keeps room for no more than so many.
-    pub(crate) fn shrink_to(&mut self, records: usize) {
-        self.held.shrink_to(records);
-    }
-
-    /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-}
-
-/// The place of each node on the way through the graph, cycles not counted: after all that lead to it.
-pub(crate) fn ranks(nodes: usize, edges: impl Iterator<Item = (NodeIx, NodeIx)>) -> Vec<u16> {
-    let mut incoming = vec![0usize; nodes];
-    let mut out: Vec<Vec<usize>> = vec![Vec::new(); nodes];
-    for (from, to) in edges {
-        let (from, to) = (usize::from(from), usize::from(to));
-        out[from].push(to);
-        incoming[to] += 1;
-    }
-    let mut ranks = vec![0; nodes];
-    let mut open: Vec<usize> = (0..nodes).filter(|node| incoming[*node] == 0).collect();
-    let mut next = 0;
-    while let Some(node) = open.get(next).copied() {
-        ranks[node] = u16::try_from(next).unwrap_or(u16::MAX);
-        next += 1;
-        for to in std::mem::take(&mut out[node]) {
-            incoming[to] -= 1;
-            if incoming[to] == 0 {
-                open.push(to);
-            }
-        }
-    }
-    ranks
 }

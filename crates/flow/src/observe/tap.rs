@@ -23,8 +23,9 @@ pub(crate) use super::record::{ChainRun, TraceTag};
 use super::{
     Observer,
     event::{FlowEvent, FlowEventKind},
-    record::{Record, Window, ranks},
+    record::Record,
     times::Times,
+    window::{Window, ranks},
 };
 use crate::{
     config::RunConfig,

@@ -14,8 +14,9 @@ use volary_kernel::{
 use super::{
     FlowEvent, FlowEventKind, Observer,
     metrics::{AttemptEnd, FlowMetrics, NodeCount, NodeDepth},
-    record::{Record, Window, ranks},
+    record::Record,
     tap::{ChainRun, Observing, Setup, Tap, TraceTag},
+    window::{Window, ranks},
 };
 use crate::outcome::Outcome;
 
@@ -207,6 +208,29 @@ async fn what_finds_no_room_is_dropped_and_its_events_counted() {
         513 * 4,
         "after the end"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn tenants_that_take_turns_are_told_by_their_own_names_and_an_unknown_one_not_at_all() {
+    let (_, metrics) = metrics();
+    let kept = Arc::new(Kept::default());
+    let setup = Setup {
+        tenants: Arc::new(|ix| ["red", "blue"].get(ix as usize)?.parse().ok()),
+        ..setup(&metrics, vec![kept.clone()])
+    };
+    let observing = Observing::start(setup, &Supervisor::new());
+    let mut tap = observing.tap(&[0]);
+    for (n, tenant) in [0, 0, 1, 2, 1, 0, 2, 0].into_iter().enumerate() {
+        let tag = TraceTag { tenant, ..tag() };
+        let now = at(u64::try_from(n).unwrap());
+        tap.event(&tag, Some(0), 1, now, FlowEventKind::NodeStart);
+    }
+    drop(tap);
+    observing.close().await;
+    let told = kept.0.lock();
+    let tenants: Vec<&str> = told.iter().map(|event| event.tenant.as_str()).collect();
+    assert_eq!(tenants, ["red", "red", "blue", "blue", "red", "red"]);
+    assert_eq!(metrics.totals().events_dropped.get(), 2);
 }
 
 #[tokio::test(start_paused = true)]

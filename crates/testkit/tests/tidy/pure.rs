@@ -49,6 +49,7 @@ const PURE: &[&str] = &[
     "crates/flow/src/observe/payload.rs",
     "crates/flow/src/observe/record.rs",
     "crates/flow/src/observe/trace_context.rs",
+    "crates/flow/src/observe/window.rs",
     "crates/flow/src/stream/resequence.rs",
     "crates/flow/src/stream/sse.rs",
     "crates/flow/src/stream/ws.rs",
