@@ -1,6 +1,7 @@
 //! What happens in a flow, told off its hot path.
 
 mod event;
+mod events;
 mod log;
 #[cfg(feature = "logging")]
 mod logging;

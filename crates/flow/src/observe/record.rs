@@ -63,6 +63,35 @@ pub(crate) struct ChainRun {
     pub ended: Mono,
 }
 
+impl ChainRun {
+    /// Those of a chain that it went through.
+    #[inline]
+    fn of(self, chain: &[NodeIx]) -> &[NodeIx] {
+        let nodes = chain.get(usize::from(self.first)..).unwrap_or_default();
+        nodes.get(..usize::from(self.count)).unwrap_or(nodes)
+    }
+
+    #[inline]
+    fn tell(self, nodes: &[NodeIx], told: &mut impl Told) {
+        if self.begins {
+            told.told(None, 0, self.accepted, || FlowEventKind::TraceStart);
+        }
+        let latency = self.ended - self.started;
+        for node in nodes {
+            told.told(Some(*node), 1, self.started, || FlowEventKind::NodeStart);
+            let success = || FlowEventKind::NodeSuccess { latency };
+            told.told(Some(*node), 1, self.ended, success);
+        }
+        if self.ends {
+            let done = || FlowEventKind::TraceEnd {
+                outcome: Outcome::Done,
+                latency: self.ended - self.accepted,
+            };
+            told.told(None, 0, self.ended, done);
+        }
+    }
+}
+
 /// A duration in half the space; 584 years fit.
 type Nanos = u64;
 
@@ -115,31 +144,40 @@ impl Kind {
         }
     }
 
-    fn unpack(self) -> FlowEventKind {
+    fn unpack(&mut self) -> FlowEventKind {
         let end = |outcome, latency| FlowEventKind::TraceEnd { outcome, latency };
         match self {
             Self::TraceStart => FlowEventKind::TraceStart,
-            Self::Done(latency) => end(Outcome::Done, Duration::from_nanos(latency)),
-            Self::Cancelled(latency) => end(Outcome::Cancelled, Duration::from_nanos(latency)),
+            Self::Done(latency) => end(Outcome::Done, Duration::from_nanos(*latency)),
+            Self::Cancelled(latency) => end(Outcome::Cancelled, Duration::from_nanos(*latency)),
             Self::DeadlineExceeded(latency) => {
-                end(Outcome::DeadlineExceeded, Duration::from_nanos(latency))
+                end(Outcome::DeadlineExceeded, Duration::from_nanos(*latency))
             }
             Self::NodeStart => FlowEventKind::NodeStart,
             Self::NodeSuccess(latency) => FlowEventKind::NodeSuccess {
-                latency: Duration::from_nanos(latency),
+                latency: Duration::from_nanos(*latency),
             },
             Self::NodeCancelled => FlowEventKind::NodeCancelled,
             Self::LateResult => FlowEventKind::LateResult,
             Self::DeadlineSkip => FlowEventKind::DeadlineSkip,
             Self::CancelDrop => FlowEventKind::CancelDrop,
             Self::CancelFinish => FlowEventKind::CancelFinish,
-            Self::Other(kind) => *kind,
+            Self::Other(kind) => std::mem::replace(kind, FlowEventKind::NodeStart),
         }
     }
 }
 
-/// What a record stands for, one by one: the node (if any), the attempt, when, and what.
-pub(crate) type Told<'a> = &'a mut dyn FnMut(Option<NodeIx>, u32, Mono, FlowEventKind);
+/// Is told what a record stands for, one by one.
+pub(crate) trait Told {
+    /// The node (if any), the attempt, when, and what.
+    fn told(
+        &mut self,
+        node: Option<NodeIx>,
+        attempt: u32,
+        at: Mono,
+        kind: impl FnOnce() -> FlowEventKind,
+    );
+}
 
 impl Record {
     /// Is left where one was taken away.
@@ -230,23 +268,35 @@ impl Record {
         size_of::<FlowEventKind>() + text
     }
 
-    /// Tells all events it stands for, in order.
-    pub(crate) fn expand(self, chains: &[Vec<NodeIx>], told: Told<'_>) {
-        match self.body {
+    /// As [`Record::tell`], to a closure.
+    #[cfg(test)]
+    pub(crate) fn expand(
+        mut self,
+        chains: &[Vec<NodeIx>],
+        told: &mut impl FnMut(Option<NodeIx>, u32, Mono, FlowEventKind),
+    ) {
+        struct Closure<'a, F>(&'a mut F);
+        impl<F: FnMut(Option<NodeIx>, u32, Mono, FlowEventKind)> Told for Closure<'_, F> {
+            fn told(
+                &mut self,
+                node: Option<NodeIx>,
+                attempt: u32,
+                at: Mono,
+                kind: impl FnOnce() -> FlowEventKind,
+            ) {
+                (self.0)(node, attempt, at, kind());
+            }
+        }
+        self.tell(chains, &mut Closure(told));
+    }
+
+    /// Tells all events it stands for, in order. To be done once: what it holds is handed on.
+    #[inline]
+    pub(crate) fn tell(&mut self, chains: &[Vec<NodeIx>], told: &mut impl Told) {
+        match &mut self.body {
             Body::Chain { chain, run } => {
-                if run.begins {
-                    told(None, 0, run.accepted, FlowEventKind::TraceStart);
-                }
-                let nodes = chains.get(usize::from(chain));
-                let nodes = nodes.map_or(&[][..], Vec::as_slice).iter();
-                nodes_of(nodes.skip(usize::from(run.first)), &run, told);
-                if run.ends {
-                    let done = FlowEventKind::TraceEnd {
-                        outcome: Outcome::Done,
-                        latency: run.ended - run.accepted,
-                    };
-                    told(None, 0, run.ended, done);
-                }
+                let nodes = chains.get(usize::from(*chain));
+                run.tell(nodes.map_or(&[][..], |nodes| run.of(nodes)), told);
             }
             Body::Event {
                 node,
@@ -254,8 +304,8 @@ impl Record {
                 at,
                 kind,
             } => {
-                let node = (node != NO_NODE).then_some(node);
-                told(node, attempt, at, kind.unpack());
+                let node = (*node != NO_NODE).then_some(*node);
+                told.told(node, *attempt, *at, || kind.unpack());
             }
         }
     }
@@ -307,12 +357,3 @@ const RANK_FIRST: u16 = 0;
 const RANK_TRACE: u16 = 1;
 const RANK_NODE: u16 = 2;
 const RANK_LAST: u16 = u16::MAX;
-
-fn nodes_of<'a>(nodes: impl Iterator<Item = &'a NodeIx>, run: &ChainRun, told: Told<'_>) {
-    let latency = run.ended - run.started;
-    for node in nodes.take(usize::from(run.count)) {
-        told(Some(*node), 1, run.started, FlowEventKind::NodeStart);
-        let success = FlowEventKind::NodeSuccess { latency };
-        told(Some(*node), 1, run.ended, success);
-    }
-}

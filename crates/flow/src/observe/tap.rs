@@ -13,7 +13,7 @@ use hashbrown::{HashMap, hash_map::Entry};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use volary_kernel::{
-    Mono, Name, SharedClock, Tenant, Timestamp, TraceId, clock,
+    Mono, Name, SharedClock, Tenant, clock,
     metric::Counter,
     secret::Redactor,
     task::{Supervisor, TaskKind, panic_text},
@@ -22,7 +22,8 @@ use volary_kernel::{
 pub(crate) use super::record::{ChainRun, TraceTag};
 use super::{
     Observer,
-    event::{FlowEvent, FlowEventKind},
+    event::FlowEventKind,
+    events::{Events, Whose},
     record::Record,
     times::Times,
     window::{Window, ranks},
@@ -303,15 +304,27 @@ struct Tell {
 
 /// Names of tenants, as copies of the observers' own: what stages and callers share is not touched once per event.
 #[derive(Default)]
-struct TenantNames(HashMap<u32, Tenant>);
+struct TenantNames {
+    all: HashMap<u32, Tenant>,
+    /// The one that was asked for last: most records in a row are of one.
+    last: Option<(u32, Tenant)>,
+}
 
 impl TenantNames {
     /// The name of a tenant, kept by the one of the engine's numbers that is never given on.
     fn name(&mut self, tenant: u32, named: &TenantOf) -> Option<&Tenant> {
-        if self.0.len() >= MAX_TENANTS && !self.0.contains_key(&tenant) {
-            self.0.clear();
+        if self.last.as_ref().is_none_or(|(last, _)| *last != tenant) {
+            let name = self.look_up(tenant, named)?.clone();
+            self.last = Some((tenant, name));
         }
-        match self.0.entry(tenant) {
+        self.last.as_ref().map(|(_, name)| name)
+    }
+
+    fn look_up(&mut self, tenant: u32, named: &TenantOf) -> Option<&Tenant> {
+        if self.all.len() >= MAX_TENANTS && !self.all.contains_key(&tenant) {
+            self.all.clear();
+        }
+        match self.all.entry(tenant) {
             Entry::Occupied(known) => Some(known.into_mut()),
             Entry::Vacant(vacant) => {
                 let name = named(tenant)?;
@@ -388,13 +401,14 @@ impl Tell {
         self.window
             .round(&mut fresh, last, &chains, &self.setup.ranks);
         self.times = self.times.renewed(&self.setup.clock);
-        for record in fresh.drain(..) {
+        for record in &mut fresh {
             self.expand(record, &chains);
             if self.events.all().len() >= BATCH {
                 self.tell();
             }
         }
         self.tell();
+        fresh.clear();
         self.fresh = fresh;
         if self.window.is_empty() {
             self.rest();
@@ -412,7 +426,7 @@ impl Tell {
         }
     }
 
-    fn expand(&mut self, record: Record, chains: &[Vec<NodeIx>]) {
+    fn expand(&mut self, record: &mut Record, chains: &[Vec<NodeIx>]) {
         let named = record.tag().and_then(|tag| {
             let tenant = self.tenants.name(tag.tenant, &self.setup.tenants)?;
             Some((tag, tenant))
@@ -421,14 +435,14 @@ impl Tell {
             self.setup.dropped.inc_by(record.events());
             return;
         };
-        let (events, setup, times) = (&mut self.events, &self.setup, self.times);
-        record.expand(chains, &mut |node, attempt, at, kind| {
-            let node = node.and_then(|node| setup.nodes.get(usize::from(node)));
-            let at = times.wall(at);
-            events.add(&setup.flow, node, tenant, |event| {
-                (event.at, event.trace_id, event.attempt, event.kind) = (at, tag.id, attempt, kind);
-            });
-        });
+        let whose = Whose {
+            flow: &self.setup.flow,
+            nodes: &self.setup.nodes,
+            times: self.times,
+            tenant,
+            trace_id: tag.id,
+        };
+        self.events.add(whose, record, chains);
     }
 
     fn tell(&mut self) {
@@ -444,52 +458,7 @@ impl Tell {
                 tracing::error!(flow, panic = panic_text(&*panic), "an observer panicked");
             }
         }
-        self.events.len = 0;
-    }
-}
-
-/// Events that are to be told. They are written over those that were told before: most have the same names.
-#[derive(Default)]
-struct Events {
-    slots: Vec<FlowEvent>,
-    len: usize,
-}
-
-impl Events {
-    fn all(&self) -> &[FlowEvent] {
-        self.slots.get(..self.len).unwrap_or_default()
-    }
-
-    fn add(
-        &mut self,
-        flow: &Name,
-        node: Option<&Name>,
-        tenant: &Tenant,
-        rest: impl FnOnce(&mut FlowEvent),
-    ) {
-        if self.len == self.slots.len() {
-            self.slots.push(FlowEvent {
-                at: Timestamp::default(),
-                flow: flow.clone(),
-                node: None,
-                trace_id: TraceId::generate(),
-                tenant: tenant.clone(),
-                attempt: 0,
-                kind: FlowEventKind::TraceStart,
-            });
-        }
-        let event = &mut self.slots[self.len];
-        self.len += 1;
-        let same = |a: &str, b: &str| std::ptr::eq(a, b);
-        match (&event.node, node) {
-            (None, None) => {}
-            (Some(old), Some(node)) if same(old.as_str(), node.as_str()) => {}
-            _ => event.node = node.cloned(),
-        }
-        if !same(event.tenant.as_str(), tenant.as_str()) {
-            event.tenant = tenant.clone();
-        }
-        rest(event);
+        self.events.clear();
     }
 }
 
