@@ -129,6 +129,7 @@ impl Stage {
             }
             (payload, edge) = match (done, self.straight(local)) {
                 (Step::Next(value), Some(edge)) => (value, edge),
+                (Step::Next(value), None) => return self.route_one(local, trace, step, value),
                 (done, _) => return self.route(local, trace, step, done),
             };
             local += 1;

@@ -86,23 +86,14 @@ impl Stage {
         self.send_all(local, trace, outputs)
     }
 
-    fn route_one(
+    /// Hands on the one value of a step.
+    pub(super) fn route_one(
         &mut self,
         local: usize,
         trace: Arc<Trace>,
         step: u64,
         payload: Payload,
     ) -> Option<(usize, Msg)> {
-        if let Some(edge) = self.straight(local) {
-            let msg = Msg {
-                trace,
-                payload,
-                step,
-                attempts: 0,
-                edge,
-            };
-            return Some((local + 1, msg));
-        }
         let routes = &self.shared.node(self.nodes[local].ix).routes;
         let &[route] = routes.as_slice() else {
             return self.route_each(local, &trace, step, vec![payload]);
