@@ -3,6 +3,7 @@
 //! A slot knows the type of its attempts, so that a node's code, the first poll and what is made of its result are one call.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context as Poller, Poll, ready},
@@ -47,7 +48,11 @@ impl<F: Future> Seat<F> {
             return Poll::Pending;
         };
         let output = ready!(future.poll(cx));
-        self.0.set(None);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.0.set(None))) {
+            // Dropped in the course of that panic, an output that panics as well would end the process.
+            let _second_panic = catch_unwind(AssertUnwindSafe(|| drop(output)));
+            resume_unwind(panic);
+        }
         Poll::Ready(output)
     }
 }
@@ -95,10 +100,7 @@ pub(crate) async fn attempt(call: Arc<dyn Call>, input: Payload, context: Contex
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        panic::{AssertUnwindSafe, catch_unwind},
-        task::Waker,
-    };
+    use std::task::Waker;
 
     use super::*;
 
@@ -190,6 +192,32 @@ mod tests {
         assert_eq!(test.start(&[PENDING, READY], true), PENDING);
         assert_eq!(test.poll(), PANICS);
         assert!(test.is_empty() && test.works());
+    }
+
+    /// Its drop panics, and so does that of what it answers.
+    struct Twice(bool);
+
+    impl Future for Twice {
+        type Output = Self;
+
+        fn poll(self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Self> {
+            Poll::Ready(Self(self.0))
+        }
+    }
+
+    impl Drop for Twice {
+        fn drop(&mut self) {
+            assert!(!self.0, "on purpose: dropped");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_panics_in_a_panic_does_not_end_the_process() {
+        let mut seat = Seat::default();
+        let cx = &mut Poller::from_waker(Waker::noop());
+        let started = catch_unwind(AssertUnwindSafe(|| seat.start(Twice(true), cx).is_ready()));
+        assert!(started.is_err());
+        assert!(seat.start(Twice(false), cx).is_ready());
     }
 
     #[test]
