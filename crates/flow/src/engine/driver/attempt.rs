@@ -15,15 +15,13 @@ impl Stage {
     /// Runs a message through this node and, while nothing waits in between, the fused ones after it.
     pub(super) fn advance(&mut self, local: usize, msg: Msg) {
         let chain = Chain::of(&msg.trace, self.now);
-        let outer = self.chain.replace(chain);
+        self.chains.push(chain);
         self.me.set_busy_for(&msg.trace);
-        self.nested += 1;
         let mut at = Some((local, msg));
         while let Some((local, msg)) = at {
             at = self.attempt(local, msg);
         }
-        self.nested -= 1;
-        if let Some(chain) = std::mem::replace(&mut self.chain, outer) {
+        if let Some(chain) = self.chains.pop() {
             self.write_down(&chain);
         }
     }
@@ -124,7 +122,7 @@ impl Stage {
                 }
             };
             node.sampling.untimed();
-            if let Some(chain) = &mut self.chain {
+            if let Some(chain) = self.chains.last_mut() {
                 chain.add(local);
             }
             (payload, edge) = match (done, self.straight(local)) {

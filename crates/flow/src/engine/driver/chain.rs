@@ -65,7 +65,7 @@ impl Stage {
         if !self.pen.is_on() || !trace.first_to_tell() {
             return;
         }
-        match &mut self.chain {
+        match self.chains.last_mut() {
             Some(chain) if TraceParent::of_caller(&trace.meta).is_none() => chain.begins = true,
             _ => self.pen.started(trace),
         }
@@ -73,7 +73,7 @@ impl Stage {
 
     /// Tells at once that the trace began, if that is still to be done.
     pub(super) fn tell_begin(&mut self, trace: &Trace) {
-        if let Some(chain) = &mut self.chain
+        if let Some(chain) = self.chains.last_mut()
             && chain.begins
             && chain.count == 0
         {
@@ -88,7 +88,7 @@ impl Stage {
         let Some(outcome) = shared.settle(pen, trace, Outcome::Done, value) else {
             return false;
         };
-        match &mut self.chain {
+        match self.chains.last_mut() {
             Some(chain) if chain.count > 0 && chain.tag.id == trace.id && outcome.is_done() => {
                 chain.ends = true;
             }

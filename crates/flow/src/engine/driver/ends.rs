@@ -47,7 +47,7 @@ impl Stage {
             Ended::Returned(Ok(step)) => {
                 self.report(local, &head, None);
                 discard(head.saved.take());
-                let chain = self.chain.as_mut();
+                let chain = self.chains.last_mut();
                 if let Some(chain) = chain.filter(|_| at_once && head.attempt == 1) {
                     chain.add(local);
                 } else {

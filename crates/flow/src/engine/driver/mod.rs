@@ -53,7 +53,7 @@ const ATTEMPTS_PER_READING: u32 = 16;
 /// Attempts that take longer, on average since the last reading, are timed one by one.
 const SHORT: Duration = Duration::from_micros(50);
 /// So often a fused chain may branch before its branches stand in queues: each is a call within the one before.
-const NESTED: u32 = 16;
+const NESTED: usize = 16;
 /// Most messages that are taken from an inbox at once.
 const BATCH: usize = 32;
 
@@ -72,10 +72,8 @@ pub(crate) struct Stage {
     nodes: Vec<NodeRun>,
     timers: Timers<Due>,
     pen: Pen,
-    /// Of the message that runs.
-    chain: Option<Chain>,
-    /// How many messages are run within one another.
-    nested: u32,
+    /// Of the messages that run within one another, that of the innermost last.
+    chains: Vec<Chain>,
     /// It rests until it is woken.
     rests: bool,
     now: Mono,
@@ -165,8 +163,7 @@ impl Stage {
                 tap: shared.observing.tap(chain),
                 metrics: Counting::Stage(shared.metrics.stage(chain)),
             },
-            chain: None,
-            nested: 0,
+            chains: Vec::new(),
             rests: true,
             now,
             read: now,

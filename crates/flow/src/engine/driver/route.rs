@@ -121,7 +121,7 @@ impl Stage {
     #[inline]
     pub(super) fn straight(&self, local: usize) -> Option<u16> {
         let edge = self.nodes[local].straight?;
-        (self.nested <= NESTED && self.can_start(local + 1)).then_some(edge)
+        (self.chains.len() <= NESTED && self.can_start(local + 1)).then_some(edge)
     }
 
     fn route_each(
@@ -333,7 +333,7 @@ impl Stage {
         let shared = self.shared.node(to);
         let fused = usize::from(shared.local);
         if fused == local + 1
-            && self.nested <= NESTED
+            && self.chains.len() <= NESTED
             && self.nodes.get(fused).is_some_and(|node| node.ix == to)
             && self.can_start(fused)
         {
