@@ -92,8 +92,9 @@ pub(crate) struct Cell {
     pub outcome: Option<Outcome>,
     /// The outcome is not on disk yet: nobody learns it.
     pub untold: bool,
-    /// Whom to wake: who reads it, or before that, who waits for a place for it.
     pub reader: Option<Waker>,
+    /// Who waits for a place for it. That of an earlier life may have a reader by then.
+    in_line: Option<Waker>,
     /// What became of that wait.
     granted: Option<Grant>,
     /// A reader exists.
@@ -219,7 +220,7 @@ impl Cell {
     /// Ends the wait for a place. Returns who is to be woken, once the gate is free.
     pub(crate) fn grant(&mut self, grant: Grant) -> Option<Waker> {
         self.granted = Some(grant);
-        self.reader.take()
+        self.in_line.take()
     }
 
     /// What was granted.
@@ -231,7 +232,7 @@ impl Cell {
     pub(crate) fn poll_grant(&mut self, waker: &Waker) -> Option<Grant> {
         let granted = self.granted.take();
         if granted.is_none() {
-            self.reader = Some(waker.clone());
+            self.in_line = Some(waker.clone());
         }
         granted
     }

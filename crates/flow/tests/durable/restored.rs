@@ -11,10 +11,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use volary_flow::{
     Envelope, FlowErrorCode, Outcome, RunConfig,
-    graph::{Flow, FlowBuilder},
+    graph::{Flow, FlowBuilder, RunningFlow},
     observe::{FlowEvent, FlowEventKind, Observer},
 };
-use volary_kernel::clock;
+use volary_kernel::{TraceId, clock};
 
 use crate::world::{Probe, World, crash, demo};
 
@@ -80,6 +80,68 @@ async fn the_finish_of_a_cancel_is_told_of_a_trace_that_was_not_taken_up_yet() {
     assert!(life.stop(LONG).await.is_clean());
     assert_eq!(finishes.0.load(Ordering::SeqCst), 1);
     world.left_is(0).await;
+}
+
+/// Five traces of an earlier life: one runs, one stands in the queue, and the third waits for its place.
+async fn in_line(world: &World, probe: &Probe) -> (RunningFlow<u64, u64>, Vec<TraceId>) {
+    let life = world.start(&queued(probe, 64)).await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        let envelope = Envelope::new(n).tenant(demo());
+        ids.push(life.emit(envelope).await.unwrap().trace_id());
+    }
+    crash(life).await;
+    let life = world.start(&queued(probe, 1)).await;
+    settle().await;
+    (life, ids)
+}
+
+/// Lets all tasks run as far as they can.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_read_while_it_waits_to_be_taken_up_is_taken_up() {
+    for given_up in [false, true] {
+        let world = World::new().await;
+        let probe = Probe::new();
+        let (life, ids) = in_line(&world, &probe).await;
+        let handle = life.fetch(ids[2], &demo()).expect("it waits");
+        let mut outcome = Box::pin(handle.outcome());
+        assert!(futures_util::poll!(&mut outcome).is_pending());
+        if given_up {
+            drop(outcome);
+            let handle = life.fetch(ids[2], &demo()).expect("it waits");
+            outcome = Box::pin(handle.outcome());
+        }
+        probe.open();
+        let ended = clock::timeout(LONG, outcome).await;
+        assert!(ended.expect("it ends").is_done());
+        assert!(life.stop(LONG).await.is_clean());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_one_that_waits_to_be_taken_up_is_told_of_its_end() {
+    let world = World::new().await;
+    let probe = Probe::new();
+    let (life, ids) = in_line(&world, &probe).await;
+    let handle = life.fetch(ids[2], &demo()).expect("it waits");
+    #[expect(clippy::disallowed_methods, reason = "a test awaits it itself")]
+    let outcome = tokio::spawn(handle.outcome());
+    settle().await;
+    // Whoever runs the flow hears of another, and looks after the line as well.
+    assert!(life.pause(ids[4], &demo()));
+    settle().await;
+    assert!(life.cancel(ids[2], &demo()).cancelled);
+    let ended = clock::timeout(LONG, outcome).await;
+    assert!(matches!(
+        ended.expect("it ends").unwrap(),
+        Outcome::Cancelled
+    ));
 }
 
 static ARMED: AtomicBool = AtomicBool::new(false);
