@@ -89,11 +89,21 @@ where
 
 /// One attempt in a slot of its own.
 pub(crate) async fn attempt(call: Arc<dyn Call>, input: Payload, context: Context) -> Returned {
-    let mut slot = call.slot();
+    let mut slot = Some(call.slot());
     let mut begin = Some((input, context));
-    std::future::poll_fn(|cx| match begin.take() {
-        Some((input, context)) => slot.start(input, context, cx),
-        None => slot.poll(cx),
+    std::future::poll_fn(|cx| {
+        let Some(running) = &mut slot else {
+            return Poll::Pending;
+        };
+        let polled = AssertUnwindSafe(|| match begin.take() {
+            Some((input, context)) => running.start(input, context, cx),
+            None => running.poll(cx),
+        });
+        catch_unwind(polled).unwrap_or_else(|panic| {
+            // Dropped in the course of that panic, an attempt that panics as well would end the process.
+            let _second_panic = catch_unwind(AssertUnwindSafe(|| drop(slot.take())));
+            resume_unwind(panic)
+        })
     })
     .await
 }

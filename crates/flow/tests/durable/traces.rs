@@ -1,6 +1,10 @@
 //! Durable traces over several lives of a flow.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context as Poller, Poll},
+    time::Duration,
+};
 
 use volary_flow::{
     EmitError, Envelope, FlowErrorCode, NodeError, Outcome, RunConfig,
@@ -405,4 +409,38 @@ async fn the_deadline_of_a_durable_trace_ends_it_while_a_step_waits() {
     let ended = tokio::time::timeout(Duration::from_secs(60), handle.outcome()).await;
     let outcome = ended.expect("the deadline ends it");
     assert!(matches!(outcome, Outcome::DeadlineExceeded), "{outcome:?}");
+}
+
+/// Panics when it is polled, and when it is dropped.
+struct Twice;
+
+impl Future for Twice {
+    type Output = Result<u64, NodeError>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Self::Output> {
+        panic!("on purpose: polled")
+    }
+}
+
+impl Drop for Twice {
+    fn drop(&mut self) {
+        panic!("on purpose: dropped")
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_panics_and_panics_when_it_is_dropped_fails_alone() {
+    let world = World::new().await;
+    let mut b = FlowBuilder::new("hostile");
+    let node = b.durable_node("node", |_: u64, _| Twice);
+    b.ingress(node).egress(node);
+    let life = world.start(&b.build_durable().unwrap()).await;
+    for n in 0..2 {
+        let outcome = life.emit(envelope(n)).await.unwrap().outcome().await;
+        let Outcome::Failed(error) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(error.code, FlowErrorCode::NodePanic);
+    }
+    world.left_is(0).await;
 }
