@@ -5,6 +5,7 @@ mod ends;
 mod hostile;
 mod inside;
 mod large;
+mod lines;
 mod order;
 mod slots;
 mod storms;
