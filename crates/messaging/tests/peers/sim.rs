@@ -1,6 +1,12 @@
 //! A network made of one random number: delays, cuts, and connections that overtake each other. Time is the paused clock (`start_paused`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -129,16 +135,37 @@ impl Clock for SimClock {
     }
 }
 
-/// A store whose commits take time, before and after they are there. A life that ends meanwhile does not know.
+/// A store whose commits take time, before and after they are there. A life that ends meanwhile does not know. So many in a
+/// hundred fail and are not there, as when another process has the database.
 pub struct Slow {
     line: tokio::sync::Mutex<()>,
     dice: Dice,
+    failing: Arc<AtomicU64>,
 }
 
 impl Slow {
-    pub fn shared(inner: SharedStore, dice: Dice) -> SharedStore {
+    pub fn shared(inner: SharedStore, dice: Dice, failing: Arc<AtomicU64>) -> SharedStore {
         let line = tokio::sync::Mutex::new(());
-        over(inner, Self { line, dice })
+        over(
+            inner,
+            Self {
+                line,
+                dice,
+                failing,
+            },
+        )
+    }
+
+    fn fails(&self) -> Result<(), StoreError> {
+        let failing = self.failing.load(Ordering::Relaxed);
+        if failing == 0 || !self.dice.chance(failing) {
+            return Ok(());
+        }
+        Err(StoreError::Busy {
+            path: "sim".into(),
+            pid: None,
+            waited: Duration::from_millis(4),
+        })
     }
 }
 
@@ -148,6 +175,7 @@ impl Detour for Slow {
         let committed = {
             let _first_come = self.line.lock().await;
             self.dice.pause(4_000).await;
+            self.fails()?;
             inner.commit(batch).await
         };
         self.dice.pause(4_000).await;
