@@ -232,7 +232,7 @@ impl Shared {
                 return Err(EmitError::Store(error.to_string()));
             }
         }
-        let payloads = places.share(self, payload);
+        let payloads = places.share(payload);
         self.enlist(&trace)?;
         written.book = None;
         self.ring(&trace);

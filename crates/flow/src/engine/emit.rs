@@ -128,6 +128,10 @@ impl Shared {
             }
             (Later::Disk(_), _) => return Err(EmitError::Stopped),
         };
+        // Known before it waits: a node that emits its own trace again would wait for the slot that it holds.
+        if self.index.get(trace.id).is_some() {
+            return Err(EmitError::TraceInUse(trace.id));
+        }
         let node = match (self.plan.ingress.as_slice(), trace.deadline) {
             ([node], None) => *node,
             _ => return Box::pin(self.enter_later(trace, payload)).await,
@@ -207,7 +211,7 @@ impl Shared {
                 return Err(error);
             }
             if let Some(payload) = payload.take() {
-                gate.inbox.put(first(&trace, payload, edge, 0).into());
+                gate.inbox.put(Msg::first(&trace, payload, edge, 0).into());
             }
             Ok(())
         });
@@ -228,7 +232,7 @@ impl Shared {
         payload: Payload,
         places: Places<'_>,
     ) -> Result<(), EmitError> {
-        let payloads = places.share(self, payload);
+        let payloads = places.share(payload);
         self.enlist(trace)?;
         self.ring(trace);
         places.fill(payloads);
@@ -311,14 +315,4 @@ pub(super) async fn within<T>(
     clock::timeout(left, wait)
         .await
         .map_err(|_| EmitError::DeadlineExceeded)
-}
-
-fn first(trace: &Arc<Trace>, payload: Payload, edge: u16, step: u64) -> Msg {
-    Msg {
-        trace: trace.clone(),
-        payload,
-        step,
-        attempts: 0,
-        edge,
-    }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Freed {
     /// Producers of an edge, which have outputs of a tenant for it.
     pub room: Vec<(u32, u16)>,
     granted: Vec<Waker>,
+    /// Traces that are sent away: whoever drops one last runs code of users.
+    sent_away: Vec<Arc<Trace>>,
 }
 
 impl Freed {
@@ -140,6 +142,7 @@ impl Gate {
         let mut freed = Freed::default();
         for (_, line) in self.waiters.drain() {
             for trace in line {
+                freed.sent_away.push(trace.clone());
                 freed.granted.extend(trace.cell.lock().grant(Grant::Closed));
             }
         }

@@ -1,6 +1,6 @@
 //! Whose node is polled on this thread now, so that what a node calls knows its caller.
 //!
-//! A stage moves its place into the thread as long as it is polled: nothing is allocated or counted. Which trace it is
+//! A stage moves its mark into the thread as long as it is polled: nothing is allocated or counted. Which trace it is
 //! stands at the stage ([`StageShared::busy_for`](super::shared::StageShared::busy_for)) and is looked up only by who asks.
 
 use std::{cell::Cell, sync::Arc};
@@ -17,10 +17,10 @@ struct Here {
     stage: usize,
 }
 
-/// Where a stage keeps its place while it is not polled.
-pub(super) struct Place(Option<Here>);
+/// Where a stage keeps its mark while it is not polled.
+pub(super) struct Mark(Option<Here>);
 
-impl Place {
+impl Mark {
     pub(super) const fn new(shared: Arc<Shared>, stage: usize) -> Self {
         Self(Some(Here { shared, stage }))
     }
@@ -28,29 +28,26 @@ impl Place {
     /// What polls the stage runs here.
     pub(super) fn within<R>(&mut self, poll: impl FnOnce() -> R) -> R {
         let before = swap(self.0.take());
-        let _back = Back {
-            place: self,
-            before,
-        };
+        let _back = Back { mark: self, before };
         poll()
     }
 }
 
 /// Puts all back as it was, after a panic too.
 struct Back<'a> {
-    place: &'a mut Place,
+    mark: &'a mut Mark,
     before: Option<Here>,
 }
 
 impl Drop for Back<'_> {
     fn drop(&mut self) {
-        self.place.0 = swap(self.before.take());
+        self.mark.0 = swap(self.before.take());
     }
 }
 
-/// A thread that ends has no place any more, and polls nothing.
+/// A thread that ends has no mark any more, and polls nothing.
 fn swap(here: Option<Here>) -> Option<Here> {
-    HERE.try_with(|place| place.replace(here)).ok().flatten()
+    HERE.try_with(|mark| mark.replace(here)).ok().flatten()
 }
 
 /// The trace whose node is polled on this thread now.

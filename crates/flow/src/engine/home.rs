@@ -28,9 +28,9 @@ impl Home {
 
 /// The home of the first tenant that a handle emits for: most emit for one. A copy of a handle that has emitted shares it.
 #[derive(Clone, Default)]
-pub(super) struct Homes(OnceLock<Arc<Home>>);
+pub(super) struct FirstHome(OnceLock<Arc<Home>>);
 
-impl Homes {
+impl FirstHome {
     pub(super) fn of(&self, shared: &Arc<Shared>, tenant: &Tenant) -> Arc<Home> {
         let first = self.0.get_or_init(|| Home::new(shared, tenant));
         if first.row.tenant == *tenant {

@@ -42,7 +42,7 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use volary_kernel::{Name, Tenant, TraceId, task::TaskKind};
 
-use self::{driver::Stage, here::Place, home::Homes, shared::Shared, tenants::Tenants};
+use self::{driver::Stage, here::Mark, home::FirstHome, shared::Shared, tenants::Tenants};
 use crate::{
     config::RunConfig,
     envelope::{Headers, Meta},
@@ -83,7 +83,7 @@ pub(crate) struct Accepted {
 #[derive(Clone)]
 pub(crate) struct Engine {
     handle: Arc<Handle>,
-    homes: Homes,
+    home: FirstHome,
 }
 
 struct Handle {
@@ -127,9 +127,9 @@ impl Engine {
         }
         for (at, nodes) in groups.iter().enumerate() {
             let mut stage = Stage::new(shared.clone(), at, nodes);
-            let mut place = Place::new(shared.clone(), at);
+            let mut mark = Mark::new(shared.clone(), at);
             let run = async move {
-                poll_fn(|cx| place.within(|| stage.poll(cx))).await;
+                poll_fn(|cx| mark.within(|| stage.poll(cx))).await;
                 Ok(())
             };
             config.supervisor.spawn(TaskKind::new("flow-stage"), run);
@@ -145,7 +145,7 @@ impl Engine {
             .spawn(TaskKind::new("flow-keeper"), keeper);
         Self {
             handle: Arc::new(Handle { shared }),
-            homes: Homes::default(),
+            home: FirstHome::default(),
         }
     }
 
@@ -178,7 +178,7 @@ impl Engine {
     /// As `emit`.
     pub(crate) fn try_emit(&self, accepted: Accepted, patient: bool) -> Result<Tried, EmitError> {
         let shared = &self.handle.shared;
-        let home = self.homes.of(shared, &accepted.headers.tenant);
+        let home = self.home.of(shared, &accepted.headers.tenant);
         shared.try_emit(accepted, home, patient)
     }
 

@@ -94,13 +94,7 @@ impl<'a> Place<'a> {
     /// Has the trace begin here, as this step of its path.
     pub(super) fn fill(mut self, payload: Payload, step: u64) {
         self.state = State::Over;
-        let msg = Msg {
-            trace: self.trace.clone(),
-            payload,
-            step,
-            attempts: 0,
-            edge: self.edge,
-        };
+        let msg = Msg::first(self.trace, payload, self.edge, step);
         let put = |gate: &mut super::gate::Gate| gate.inbox.put(msg.into());
         self.shared.node(self.node).gate(put);
         self.shared.stage_of(self.node).schedule();
@@ -139,9 +133,9 @@ impl<'a> Places<'a> {
     }
 
     /// What each place gets. A clone is code of the user, and may panic: to be made before the trace is to be seen.
-    pub(super) fn share(&self, shared: &Shared, payload: Payload) -> Payloads {
+    pub(super) fn share(&self, payload: Payload) -> Payloads {
         let others = self.0.len().saturating_sub(1);
-        let clone = |_| (shared.plan.clone_input)(&payload);
+        let clone = |_| (self.0[0].shared.plan.clone_input)(&payload);
         let mut payloads: Payloads = (0..others).map(clone).collect();
         payloads.push(payload);
         payloads

@@ -95,7 +95,7 @@ impl Shared {
             return false;
         };
         // One that has ended meanwhile too: it is told of where it is dropped, as of any that ends in a queue.
-        match contained(|| places.share(self, payload)) {
+        match contained(|| places.share(payload)) {
             Ok(payloads) => places.fill(payloads),
             Err(panic) => self.not_cloned(trace, &panic),
         }

@@ -45,6 +45,19 @@ pub(crate) struct Msg {
     pub edge: u16,
 }
 
+impl Msg {
+    /// With which a trace begins at an ingress.
+    pub(crate) fn first(trace: &Arc<Trace>, payload: Payload, edge: u16, step: u64) -> Self {
+        Self {
+            trace: trace.clone(),
+            payload,
+            step,
+            attempts: 0,
+            edge,
+        }
+    }
+}
+
 /// What a trace yields.
 pub(crate) enum Yield {
     Value(Payload),

@@ -101,12 +101,12 @@ struct Subflow<I, O> {
 impl<I: Value, O: Value> Call for Subflow<I, O> {
     fn slot(self: Arc<Self>) -> Box<dyn Slot> {
         slot::of(move |input, context| {
-            let engine = self.running.core.engine.clone();
+            let this = self.clone();
             async move {
                 if input.get::<I>().is_none() {
                     return Err(mismatch::<I>().into());
                 }
-                let mut values = values(&context, &engine, input).await?;
+                let mut values = values(&context, &this.running.core.engine, input).await?;
                 Ok(match values.len() {
                     0 => Step::Nothing,
                     1 => values.pop().map_or(Step::Nothing, Step::Next),

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::graph::plan::NodeIx;
 
+/// While nothing happens, so many slots are kept.
+const KEPT: usize = 64;
+
 /// Events that are to be told. They are written over those that were told before: most have the same names.
 #[derive(Default)]
 pub(super) struct Events {
@@ -32,6 +35,15 @@ pub(super) struct Whose<'a> {
 impl Events {
     pub(super) fn all(&self) -> &[FlowEvent] {
         self.slots.get(..self.len).unwrap_or_default()
+    }
+
+    /// Gives back what a flood took, and the texts of what was told.
+    pub(super) fn rest(&mut self) {
+        self.slots.truncate(KEPT);
+        self.slots.shrink_to(KEPT);
+        for slot in &mut self.slots {
+            slot.kind = FlowEventKind::TraceStart;
+        }
     }
 
     /// All were told.
@@ -268,5 +280,24 @@ mod tests {
         let kinds: Vec<_> = beyond.iter().map(|event| event.kind.as_str()).collect();
         let node = ["node_start", "node_success"];
         assert_eq!(kinds, [&node[..], &node, &["trace_end"]].concat());
+    }
+
+    #[test]
+    fn at_rest_neither_texts_nor_the_room_of_a_flood_are_kept() {
+        let mut events = Events::default();
+        let failed = |_| {
+            let error = "x".repeat(4_096);
+            let latency = Duration::ZERO;
+            of_node(0, FlowEventKind::NodeError { error, latency })
+        };
+        told(
+            &mut events,
+            &Tenant::default(),
+            (0..1_000).map(failed).collect(),
+        );
+        events.rest();
+        assert!(events.slots.capacity() <= KEPT);
+        let mut kinds = events.slots.iter().map(|slot| &slot.kind);
+        assert!(kinds.all(|kind| matches!(kind, FlowEventKind::TraceStart)));
     }
 }

@@ -420,6 +420,7 @@ impl Tell {
     fn rest(&mut self) {
         self.fresh.shrink_to(KEPT_RECORDS);
         self.window.shrink_to(KEPT_RECORDS);
+        self.events.rest();
         let mut waiting = self.hub.waiting.lock();
         if waiting.records.is_empty() {
             waiting.records.shrink_to(KEPT_RECORDS);

@@ -54,6 +54,27 @@ async fn concurrent_traces_get_their_own_results() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_id_in_use_is_refused_at_once_where_there_is_no_place() {
+    let mut plan = TestPlan::new();
+    let node = plan.call("stuck", |_, _| std::future::pending());
+    plan.chain(&[node]);
+    plan.node(node).queue = 1;
+    let engine = start(plan);
+    let first = engine.emit(envelope(1)).await.unwrap();
+    let id = first.trace_id();
+    // One runs, one has the place, one waits for it: no emit can be done but by an answer at once.
+    let _second = engine.emit(envelope(2)).await.unwrap();
+    let mut third = std::pin::pin!(engine.emit(envelope(3)));
+    let waits = clock::timeout(S, third.as_mut()).await;
+    assert!(waits.is_err());
+    let mut again = envelope(4);
+    again.trace_id = id;
+    let refused = clock::timeout(S, engine.emit(again)).await.unwrap();
+    assert_eq!(refused.err(), Some(EmitError::TraceInUse(id)));
+    engine.stop(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_in_use_is_refused_until_its_end_is_read() {
     let mut plan = TestPlan::new();
     let node = plan.call("pass", pass);
