@@ -36,9 +36,17 @@ pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.state != 'Z' && stat.state != 'X')
 }
 
-/// Sends SIGKILL; a process that is gone already is fine.
+/// Sends SIGKILL and waits until the process is gone, with its files and locks: a large one takes its time, and shows no
+/// environment meanwhile. One that is gone already is fine.
 pub fn kill9(pid: u32) {
     signal(pid, Signal::KILL);
+    // The first thread may be gone while another one still holds what they share.
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let gone = || !is_alive(pid) && threads() <= 1;
+    assert!(
+        eventually(Duration::from_secs(20), gone),
+        "process {pid} outlives SIGKILL"
+    );
 }
 
 /// Sends SIGTERM; a process that is gone already is fine.
