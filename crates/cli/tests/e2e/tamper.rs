@@ -7,7 +7,7 @@ use volary_testkit::{
     process::{eventually, kill9},
 };
 
-use crate::support::{Agent, Fleet, PATIENCE};
+use crate::support::{Agent, Fleet, PATIENCE, of_kind};
 
 fn fleet() -> Fleet {
     let agent = Agent {
@@ -18,13 +18,18 @@ fn fleet() -> Fleet {
     Fleet::new(&[agent], "")
 }
 
-/// Runs the node for some messages and kills it, so that its last commits are in the WAL only.
+/// Runs the node until some messages are handled and kills it, so that its last commits are in the WAL only. At rest: of a commit
+/// that nobody was told of yet the head beside the database does not know, and its loss is none.
 fn run_and_kill(fleet: &Fleet, messages: u64) {
     fleet.up();
     let (api, pid) = (fleet.api(), fleet.pid());
     for n in 0..messages {
         assert!(api.send("work", n));
     }
+    fleet.await_events("all are handled", |events| {
+        let handled = of_kind(events, "delivery.acked").len();
+        handled as u64 >= messages && handled == of_kind(events, "message.accepted").len()
+    });
     kill9(pid);
     assert!(eventually(PATIENCE, || fleet.env.survivors().is_empty()));
 }
